@@ -1,0 +1,184 @@
+"""What a run leaves on disk: training state by orbax, weights as safetensors.
+
+Weights are one flat file: dotted names of this package's own layout (kernels HWIO and [in, out]),
+with the network, the classes and their source as metadata. They load strictly.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from grain.checkpoint import CheckpointRestore, CheckpointSave
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from jaxparse.classes import NAMES
+from jaxparse.config import Config, load_experiment, read_config
+from jaxparse.files import atomic_path
+from jaxparse.models import split_model
+
+BEST_WEIGHTS = "best.safetensors"  # in a run's folder: of its best evaluation
+NETWORK_FIELDS = ("backbone", "head_channels", "auxiliary_channels")
+
+
+def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts -> one dict with dotted names."""
+    flat = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[Any, Any]:
+    """Undoes `flatten`; parts of a name that are digits become int keys, as in lists of modules."""
+    tree: dict[Any, Any] = {}
+    for name, value in flat.items():
+        *path, last = (int(part) if part.isdigit() else part for part in name.split("."))
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return tree
+
+
+def network_metadata(config: Config) -> str:
+    """The fields that decide the network's shapes, as JSON."""
+    return json.dumps({name: getattr(config, name) for name in NETWORK_FIELDS})
+
+
+def save_weights(
+    path: str | Path,
+    arrays: Mapping[str, np.ndarray],
+    config: Config,
+    source: str,
+    fresh: Iterable[str] = (),
+) -> None:
+    """Writes float32 arrays by dotted name; `fresh` are prefixes that are left to noise."""
+    metadata = {
+        "format": "jaxparse",
+        "network": network_metadata(config),
+        "classes": ",".join(NAMES),
+        "source": source,
+        "fresh": ",".join(fresh),
+    }
+    with atomic_path(path) as temporary:
+        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary, metadata)
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays by dotted name and the metadata. Raises ValueError for any file of another kind."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(
+            f"there is no file {path}; make one with python -m jaxparse.convert_weights"
+        )
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file or is cut short: {error}") from error
+    if metadata.get("format") != "jaxparse":
+        raise ValueError(f"{path} was not written by jaxparse; run jaxparse.convert_weights on it")
+    return arrays, metadata
+
+
+def load_weights(
+    path: str | Path,
+    config: Config,
+    params: dict[str, Any],
+    batch_stats: dict[str, Any],
+    allow_fresh: bool = False,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`params` and `batch_stats` with every array replaced by the file's.
+
+    With `allow_fresh`, arrays whose names start with one of the file's `fresh` prefixes are kept
+    (a backbone's file for a whole network). Raises ValueError that lists both sides where names
+    or shapes do not match.
+    """
+    arrays, metadata = read_weights(path)
+    network = network_metadata(config)
+    if metadata["network"] != network:
+        raise ValueError(f"{path} holds {metadata['network']}, not {network}; check --exp")
+    fresh = tuple(filter(None, metadata["fresh"].split(",")))
+    if fresh and not allow_fresh:
+        raise ValueError(f"{path} has no weights for {', '.join(fresh)}; train from it first")
+    wanted = flatten(params) | flatten(batch_stats)
+    kept = {name for name in wanted if name not in arrays and name.startswith(fresh)}
+    require_match(path, arrays, {k: v for k, v in wanted.items() if k not in kept})
+
+    def fill(tree: dict[str, Any]) -> dict[str, Any]:
+        return unflatten({name: arrays.get(name, old) for name, old in flatten(tree).items()})
+
+    return fill(params), fill(batch_stats)
+
+
+def require_match(path: str | Path, arrays: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises ValueError listing names and shapes that `arrays` and `wanted` do not share."""
+    faults = [f"missing {name}" for name in wanted if name not in arrays]
+    faults += [f"unknown {name}" for name in arrays if name not in wanted]
+    faults += [
+        f"{name} is {arrays[name].shape}, not {wanted[name].shape}"
+        for name in wanted
+        if name in arrays and arrays[name].shape != wanted[name].shape
+    ]
+    if faults:
+        shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
+        raise ValueError(f"{path} does not fit the network: {shown}")
+
+
+def load_network(
+    workdir: str | None, exp: str | None, weights: str | None
+) -> tuple[Config, dict[str, Any], dict[str, Any]]:
+    """Config, params and batch_stats of a run's best weights, or of an experiment and a file.
+
+    Raises ValueError unless either `workdir` or both `exp` and `weights` are given.
+    """
+    if bool(workdir) == bool(exp) or bool(exp) != bool(weights):
+        raise ValueError("give either --workdir RUN, or --exp NAME and --weights FILE")
+    config = read_config(workdir) if workdir else load_experiment(exp)
+    path = Path(weights or Path(workdir) / BEST_WEIGHTS)
+    if workdir and not path.is_file():
+        raise ValueError(f"{workdir} has no {BEST_WEIGHTS} yet; train writes it when it evaluates")
+    _, params, batch_stats = split_model(config)
+    return config, *load_weights(path, config, params, batch_stats)
+
+
+class Checkpoints:
+    """The training states of a run, the newest two, by orbax.
+
+    Saving returns at once and writes in the background; what a killed process leaves half-written
+    is ignored. A checkpoint holds the TrainState and the state of the data iterator, per process.
+    """
+
+    def __init__(self, workdir: str | Path) -> None:
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, cleanup_tmp_directories=True)
+        self.manager = ocp.CheckpointManager(Path(workdir).resolve() / "checkpoints", options)
+
+    def latest_step(self) -> int | None:
+        """Steps done at the newest checkpoint, None if there is none."""
+        return self.manager.latest_step()
+
+    def save(self, step: int, state: Any, loader: grain.DatasetIterator) -> None:  # noqa: ANN401
+        """Saves after `step` steps, unless that is already saved."""
+        if step == self.latest_step():
+            return
+        args = {"state": ocp.args.StandardSave(state), "data": CheckpointSave(loader)}
+        self.manager.save(step, args=ocp.args.Composite(**args))
+
+    def restore(self, state: Any, loader: grain.DatasetIterator) -> Any:  # noqa: ANN401
+        """The newest TrainState, shaped and placed like `state`; `loader` is moved to its place."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+        args = {"state": ocp.args.StandardRestore(abstract), "data": CheckpointRestore(loader)}
+        return self.manager.restore(self.latest_step(), args=ocp.args.Composite(**args)).state
+
+    def close(self) -> None:
+        """Waits until all is on disk."""
+        self.manager.wait_until_finished()
+        self.manager.close()

@@ -1,0 +1,123 @@
+"""One run's settings: a flat frozen dataclass, read from `experiments/NAME.py` and from flags."""
+
+import dataclasses
+import json
+import runpy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxparse.files import atomic_path
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+SYNTHETIC = "synthetic"  # the data_dir of the built-in drawn faces
+
+# Fields that may differ between a run and its continuation: none changes what is learnt.
+FREE_FIELDS = ("workdir", "num_workers", "log_every", "eval_every")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of a run. Each field is a flag of `python -m jaxparse.train`."""
+
+    # Data
+    data_dir: str = "data/celebamask"
+    """Folder with train/ and val/, or `synthetic` for the built-in drawn faces."""
+    synthetic_train_count: int = 4000
+    """Drawn faces to train on, when data_dir is `synthetic`."""
+    synthetic_val_count: int = 200
+    """Drawn faces to evaluate on, when data_dir is `synthetic`."""
+    image_size: int = 512
+    """Height and width of the network's input in pixels; pictures are resized to it."""
+    batch_size: int = 4
+    """Pictures per step, over all devices."""
+    num_workers: int = 4
+    """Threads that decode pictures."""
+
+    # Model
+    backbone: str = "swin_t"
+    """Backbone: swin_t, swin_b or swin_nano."""
+    head_channels: int = 512
+    """Channels of the UPerNet head."""
+    auxiliary_channels: int = 256
+    """Channels of the auxiliary FCN head."""
+    drop_path_rate: float = 0.3
+    """Drop path of the last block; it rises linearly from 0 at the first."""
+    dropout_rate: float = 0.1
+    """Share of whole channels dropped before each classifier."""
+
+    # Loss
+    auxiliary_weight: float = 0.4
+    """Weight of the auxiliary head's cross-entropy in the total loss."""
+
+    # Optimiser
+    learning_rate: float = 6e-5
+    """Base rate of the linear (poly, power 1) decay to zero."""
+    warmup_steps: int = 1500
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled decay; norms and relative position biases of the backbone are exempt."""
+
+    # Run
+    steps: int = 160_000
+    """Optimiser steps of the whole run."""
+    eval_every: int = 16_000
+    """Steps between evaluations, each followed by a checkpoint."""
+    log_every: int = 50
+    """Steps between log lines."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the pictures and the dropout."""
+    init_weights: str = "none"
+    """Weights to start from (.safetensors of convert_weights), or `none` for noise."""
+    workdir: str = ""
+    """Folder of the run: config.json, metrics.jsonl, checkpoints; default runs/EXPERIMENT."""
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "batch_size", "num_workers", "steps", "eval_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("drop_path_rate", "dropout_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
+
+
+def load_experiment(name: str) -> Config:
+    """Config of an experiment: NAME of experiments/NAME.py, or the path of such a file.
+
+    Raises ValueError, with the experiments there are, if there is none of that name.
+    """
+    path = Path(name) if name.endswith(".py") else EXPERIMENTS / f"{name}.py"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in EXPERIMENTS.glob("*.py")))
+        raise ValueError(f"no experiment {name} ({path} is not a file); there are: {known}")
+    config = runpy.run_path(str(path)).get("config")
+    if not isinstance(config, Config):
+        raise ValueError(f"{path} must end in `config = Config(...)`")
+    return config if config.workdir else dataclasses.replace(config, workdir=f"runs/{path.stem}")
+
+
+def save_config(config: Config, workdir: str | Path) -> None:
+    """Writes the run's config.json."""
+    with atomic_path(Path(workdir) / "config.json") as path:
+        path.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+
+
+def read_config(workdir: str | Path) -> Config:
+    """The config of the run in `workdir`. Raises ValueError if there is none."""
+    path = Path(workdir) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{workdir} is no run: it has no config.json; give a folder train made")
+    try:
+        return Config(**json.loads(path.read_text()))
+    except (TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a config of this version: {error}") from error
+
+
+def differing_fields(ours: Config, theirs: Config) -> dict[str, tuple[Any, Any]]:
+    """Fields that change what is learnt and differ: name -> (ours, theirs)."""
+    pairs = {
+        field.name: (getattr(ours, field.name), getattr(theirs, field.name))
+        for field in dataclasses.fields(Config)
+        if field.name not in FREE_FIELDS
+    }
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

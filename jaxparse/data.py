@@ -1,0 +1,345 @@
+"""Folders on disk -> random-access source -> batches: decoded and resized, nothing else.
+
+Two layouts are known: that of the CelebAMask-HQ challenge (`train/train_image`,
+`train/train_mask`) and the plain one (`train/images`, `train/masks`); `val` likewise.
+`python -m jaxparse.data --check DIR` reads every file of a folder and lists the bad ones.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from jaxparse.classes import IGNORE_LABEL
+from jaxparse.config import SYNTHETIC, Config
+from jaxparse.images import read_pair, read_size, require_equal_sizes
+from jaxparse.synthetic import draw_face
+
+if TYPE_CHECKING:
+    import grain
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+MASK_SUFFIXES = (".png",)
+PREDICT_SUFFIXES = (*IMAGE_SUFFIXES, ".bmp", ".webp", ".tif", ".tiff")
+HEADER_THREADS = 8  # hides a slow disk's latency; on a fast one a single thread is as quick
+SYNTHETIC_SEEDS = {"train": 0, "val": 1}  # not config.seed: every run sees the same faces
+PAD_MULTIPLE = 64  # mask sizes are rounded up to it, so that few shapes get compiled
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image, its mask, and the size both have: (height, width) in pixels."""
+
+    image: Path
+    label: Path
+    size: tuple[int, int]
+
+
+def find_images(paths: Iterable[Path]) -> list[Path]:
+    """The files among `paths` and, sorted, the pictures directly in the folders among them.
+
+    Raises ValueError for a path that does not exist and for a folder without pictures.
+    """
+    found = []
+    for path in paths:
+        if path.is_dir():
+            found += _pictures(path, PREDICT_SUFFIXES)
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise ValueError(f"there is no {path}; expected a picture or a folder of pictures")
+    return found
+
+
+def _pictures(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """The folder's files of these suffixes, sorted by name, hidden ones left out."""
+    files = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
+    ]
+    if not files:
+        raise ValueError(f"{folder} is empty; expected {', '.join(suffixes)} files in it")
+    return sorted(files)
+
+
+def find_pairs(data_dir: str | Path, split: str) -> list[Pair]:
+    """The pairs of `split` (train or val), matched by name without suffix and sorted by it.
+
+    Reads every file's header, no pixels. Raises ValueError with the first fault and the number
+    of the others: missing or empty folder, image or mask alone, different sizes, unreadable file.
+    """
+    matches, faults = match_names(data_dir, split)
+    _raise_first(faults, data_dir)
+    with ThreadPoolExecutor(HEADER_THREADS) as pool:
+        pairs = list(pool.map(_read_sizes, matches))
+    _raise_first([str(pair) for pair in pairs if isinstance(pair, ValueError)], data_dir)
+    return pairs
+
+
+def match_names(data_dir: str | Path, split: str) -> tuple[list[tuple[Path, Path]], list[str]]:
+    """(image, mask) paths of equal name without suffix, and a line on each file without partner.
+
+    Raises ValueError if a folder is missing or empty.
+    """
+    image_dir, mask_dir = _find_folders(Path(data_dir) / split, split)
+    images, image_faults = _by_stem(_pictures(image_dir, IMAGE_SUFFIXES))
+    masks, mask_faults = _by_stem(_pictures(mask_dir, MASK_SUFFIXES))
+    faults = image_faults + mask_faults
+    for stem in sorted(images.keys() - masks.keys()):
+        wanted = mask_dir / f"{stem}.png"
+        faults.append(f"image {images[stem]} has no mask; add {wanted} or remove the image")
+    for stem in sorted(masks.keys() - images.keys()):
+        wanted = f"{image_dir / stem}.jpg (.jpeg, .png)"
+        faults.append(f"mask {masks[stem]} has no image; add {wanted} or remove the mask")
+    return [(images[stem], masks[stem]) for stem in sorted(images.keys() & masks.keys())], faults
+
+
+def _find_folders(base: Path, split: str) -> tuple[Path, Path]:
+    challenge = base / f"{split}_image", base / f"{split}_mask"
+    plain = base / "images", base / "masks"
+    for image_dir, mask_dir in (challenge, plain):
+        if image_dir.is_dir() and mask_dir.is_dir():
+            return image_dir, mask_dir
+    raise ValueError(
+        f"{base} lacks its folders; expected {challenge[0]} and {challenge[1]}, or {plain[0]} and "
+        f"{plain[1]}: make them or give another --data-dir (`{SYNTHETIC}` needs no files)"
+    )
+
+
+def _by_stem(paths: list[Path]) -> tuple[dict[str, Path], list[str]]:
+    """Name without suffix -> path, and a line on each file whose name is taken (a.jpg, a.png)."""
+    found: dict[str, Path] = {}
+    faults = []
+    for path in paths:
+        if found.setdefault(path.stem, path) != path:
+            faults.append(f"{path} has the name of {found[path.stem].name}; rename or remove one")
+    return found, faults
+
+
+def _read_sizes(match: tuple[Path, Path]) -> Pair | ValueError:
+    """The pair, or what is wrong with it."""
+    image, label = match
+    try:
+        size = read_size(image)
+        require_equal_sizes(image, size, label, read_size(label))
+    except ValueError as error:
+        return error
+    return Pair(image, label, size)
+
+
+def _raise_first(faults: list[str], data_dir: str | Path) -> None:
+    if len(faults) == 1:
+        raise ValueError(faults[0])
+    if faults:
+        command = f"python -m jaxparse.data --check {data_dir}"
+        raise ValueError(f"{faults[0]} (and {len(faults) - 1} more bad files; {command} lists all)")
+
+
+class FolderSource:
+    """Pairs as {"image": uint8 [S, S, 3], "label": uint8 [S, S] or [H, W], "name": str}.
+
+    Images are resized bilinearly with antialiasing; masks by nearest neighbour if `resize_label`,
+    else they keep their own size. Reading raises ValueError naming the bad file.
+    """
+
+    def __init__(self, pairs: list[Pair], image_size: int, resize_label: bool) -> None:
+        self.pairs = pairs
+        self.image_size = image_size
+        self.resize_label = resize_label
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        pair = self.pairs[index]
+        image, label = read_pair(pair.image, pair.label)
+        size = (self.image_size, self.image_size)
+        if image.size != size:
+            image = image.resize(size, Image.Resampling.BILINEAR)
+        if self.resize_label and label.shape != size:
+            label = np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
+        return {"image": np.asarray(image), "label": label, "name": pair.image.stem}
+
+    def label_size(self, index: int) -> tuple[int, int]:
+        """(height, width) of the mask as it is on disk, without reading it."""
+        return self.pairs[index].size
+
+    def __repr__(self) -> str:
+        return f"FolderSource({len(self)} pairs, image_size={self.image_size})"
+
+
+class SyntheticSource:
+    """Drawn faces, the same keys as FolderSource, every mask [S, S].
+
+    Each face is drawn once and kept (4 S^2 bytes): drawing costs as much as training a small
+    network on it. Two threads may draw the same face at once; both get the same picture.
+    """
+
+    def __init__(self, seed: int, count: int, image_size: int) -> None:
+        self.seed = seed
+        self.count = count
+        self.image_size = image_size
+        self._drawn: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < self.count:
+            raise IndexError(f"face {index} of {self.count}")
+        if index not in self._drawn:
+            self._drawn[index] = draw_face(self.seed, index, self.image_size)
+        image, label = self._drawn[index]
+        return {"image": image, "label": label, "name": f"face_{index:05d}"}
+
+    def label_size(self, index: int) -> tuple[int, int]:
+        """(height, width) of every mask."""
+        return self.image_size, self.image_size
+
+    def __repr__(self) -> str:
+        return (
+            f"SyntheticSource(seed={self.seed}, {self.count} faces, image_size={self.image_size})"
+        )
+
+
+def make_source(
+    config: Config, split: str, resize_label: bool = False
+) -> FolderSource | SyntheticSource:
+    """The pictures of `split` (train or val), drawn or in `config.data_dir`, checked by header."""
+    if config.data_dir == SYNTHETIC:
+        counts = {"train": config.synthetic_train_count, "val": config.synthetic_val_count}
+        return SyntheticSource(SYNTHETIC_SEEDS[split], counts[split], config.image_size)
+    return FolderSource(find_pairs(config.data_dir, split), config.image_size, resize_label)
+
+
+def _share(batch_size: int, process_count: int) -> int:
+    if batch_size % process_count:
+        raise ValueError(
+            f"batch_size is {batch_size}; it must be a multiple of the {process_count} processes"
+        )
+    return batch_size // process_count
+
+
+def make_train_loader(
+    config: Config, process_index: int = 0, process_count: int = 1
+) -> "grain.DatasetIterator":
+    """Endless batches {"image": uint8 [B, S, S, 3], "label": uint8 [B, S, S]} of this process.
+
+    B is batch_size / process_count. Every epoch is a new order, a function of config.seed and the
+    epoch; each process takes every process_count-th picture of it, and the remainder of that
+    division (fewer than process_count pictures) is left out. Batches run across the epochs' ends.
+    get_state() is a dict that JSON can hold and set_state() continues exactly there.
+    """
+    # Here, not at the top: grain imports jax, which the rest of this module does without.
+    import grain
+
+    source = make_source(config, "train", resize_label=True)
+    if len(source) < process_count:
+        raise ValueError(
+            f"{source} has fewer pictures than the {process_count} processes; add pictures"
+        )
+    batch_size = _share(config.batch_size, process_count)
+    # grain seeds epoch e with seed + e: without the hash, seed 1 would be seed 0 an epoch later.
+    seed = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
+    whole = len(source) - len(source) % process_count
+    read_options = grain.ReadOptions(
+        num_threads=config.num_workers,
+        prefetch_buffer_size=max(2 * batch_size, config.num_workers),
+    )
+    pictures = grain.MapDataset.source(source).shuffle(seed)
+    pictures = pictures.slice(slice(process_index, whole, process_count)).repeat()
+    pictures = pictures.map(lambda example: {key: example[key] for key in ("image", "label")})
+    return iter(pictures.to_iter_dataset(read_options).batch(batch_size))
+
+
+class EvalLoader:
+    """Every picture once, in order, in batches of one size; iterating again starts anew.
+
+    A batch is {"image": uint8 [B, S, S, 3], "label": uint8 [B, Hp, Wp], "size": int32 [B, 2],
+    "name": list[str]}: masks at their own size (height, width), filled up with 255 at the bottom
+    and right to a size all processes share. B is batch_size / process_count; batch number i of
+    process p holds the p-th part of the i-th batch_size pictures. Places after the last picture
+    hold a black image, label 255, size (1, 1) and name "".
+    """
+
+    def __init__(
+        self, config: Config, split: str, process_index: int = 0, process_count: int = 1
+    ) -> None:
+        self.source = make_source(config, split)
+        self.config = config
+        self.batch_size = _share(config.batch_size, process_count)
+        self.process_index = process_index
+
+    def __len__(self) -> int:
+        return -(-len(self.source) // self.config.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        threads = self.config.num_workers
+        return read_ahead(self._read_batch, range(len(self)), threads)
+
+    def _read_batch(self, number: int) -> dict[str, Any]:
+        start = number * self.config.batch_size
+        everyones = range(start, min(start + self.config.batch_size, len(self.source)))
+        first = self.process_index * self.batch_size
+        batch = self._empty_batch(everyones)
+        for row, index in enumerate(everyones[first : first + self.batch_size]):
+            example = self.source[index]
+            height, width = example["label"].shape
+            batch["image"][row] = example["image"]
+            batch["label"][row, :height, :width] = example["label"]
+            batch["size"][row] = height, width
+            batch["name"][row] = example["name"]
+        return batch
+
+    def _empty_batch(self, indices: range) -> dict[str, Any]:
+        """A batch without pictures whose masks have room for those of `indices`."""
+        largest = np.max([self.source.label_size(index) for index in indices], axis=0)
+        height, width = -(-largest // PAD_MULTIPLE) * PAD_MULTIPLE
+        count, image_size = self.batch_size, self.config.image_size
+        return {
+            "image": np.zeros((count, image_size, image_size, 3), np.uint8),
+            "label": np.full((count, height, width), IGNORE_LABEL, np.uint8),
+            "size": np.ones((count, 2), np.int32),
+            "name": [""] * count,
+        }
+
+
+def make_eval_loader(
+    config: Config, split: str = "val", process_index: int = 0, process_count: int = 1
+) -> EvalLoader:
+    """The batches of `split` in order, for this process. Raises ValueError for a bad folder."""
+    return EvalLoader(config, split, process_index, process_count)
+
+
+def read_ahead(read: Callable[[T], R], items: Iterable[T], num_threads: int) -> Iterator[R]:
+    """`map(read, items)` in threads, in order, at most 2 * num_threads results ahead."""
+    with ThreadPoolExecutor(num_threads) as pool:
+        pending = deque()
+        for item in items:
+            pending.append(pool.submit(read, item))
+            if len(pending) > 2 * num_threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def main() -> None:
+    """Command line: `--check DIR`."""
+    import tyro
+
+    from jaxparse.check_data import print_check
+
+    raise SystemExit(tyro.cli(print_check, prog="python -m jaxparse.data"))
+
+
+if __name__ == "__main__":
+    main()

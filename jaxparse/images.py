@@ -1,0 +1,159 @@
+"""Pictures and masks on disk: reading whatever people have, writing what this package means."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from jaxparse.classes import IGNORE_LABEL, NUM_CLASSES, PALETTE
+from jaxparse.files import atomic_path
+
+# What Pillow raises on files that are missing, cut short, damaged or no pictures at all.
+READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+READ_ERRORS += (Image.DecompressionBombError,)
+
+QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+
+
+def read_image(path: Path) -> Image.Image:
+    """The whole picture, mode RGB at its own size, turned upright by its EXIF orientation.
+
+    Greyscale, palette, CMYK and 16-bit pictures are converted; transparent ones are laid over
+    white. Raises ValueError if the file cannot be read to its end or its mode has no RGB.
+    """
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return _to_rgb(ImageOps.exif_transpose(picture))
+    except READ_ERRORS as error:
+        raise ValueError(_unreadable("image", path, error)) from error
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """(height, width) of the upright picture, from the header alone. Raises ValueError."""
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            # Not picture.getexif(): for a PNG that decodes all pixels to find the tag behind them.
+            orientation = Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1)
+    except READ_ERRORS as error:
+        raise ValueError(_unreadable("image", path, error)) from error
+    return (width, height) if orientation in QUARTER_TURNS else (height, width)
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):
+        # Pillow's own conversion clips at 255 instead of scaling 0..65535 to 0..255.
+        values = np.clip(np.asarray(picture, np.int64), 0, 65535)
+        picture = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    elif picture.mode == "F":
+        raise ValueError("floating-point pixels, whose range is unknown")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    return picture.convert("RGB")
+
+
+def read_label(path: Path) -> np.ndarray:
+    """The mask, upright as its image, as uint8 [H, W] of classes 0..18 or 255.
+
+    Modes P and L hold the classes themselves; RGB and RGBA must hold the palette's colours only
+    (alpha is dropped). Raises ValueError on any other mode, value or colour, or a damaged file.
+    """
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            picture = ImageOps.exif_transpose(picture)
+    except READ_ERRORS as error:
+        raise ValueError(_unreadable("label", path, error)) from error
+    if picture.mode in ("P", "L"):
+        return _checked_classes(path, np.array(picture))
+    if picture.mode in ("RGB", "RGBA"):
+        return _colours_to_classes(path, np.asarray(picture)[..., :3])
+    raise ValueError(
+        f"label {path} has mode {picture.mode}, expected P or L (classes 0..18 and 255) or RGB in "
+        "the palette's colours; save it as an 8-bit palette or greyscale PNG"
+    )
+
+
+def _checked_classes(path: Path, label: np.ndarray) -> np.ndarray:
+    bad = label[(label >= NUM_CLASSES) & (label != IGNORE_LABEL)]
+    if bad.size:
+        raise ValueError(
+            f"label {path} holds {bad[0]}, outside 0..{NUM_CLASSES - 1} and {IGNORE_LABEL}; map "
+            "its values to the classes of jaxparse/classes.py"
+        )
+    return label
+
+
+def _colours_to_classes(path: Path, colours: np.ndarray) -> np.ndarray:
+    """Classes uint8 [H, W] of palette colours uint8 [H, W, 3]."""
+    known = _packed(PALETTE)
+    order = np.argsort(known)
+    codes = _packed(colours)
+    nearest = np.minimum(np.searchsorted(known[order], codes), NUM_CLASSES - 1)
+    label = order[nearest].astype(np.uint8)
+    foreign = colours[known[label] != codes]  # [N, 3]
+    if len(foreign):
+        red, green, blue = foreign[0]
+        raise ValueError(
+            f"label {path} holds the colour ({red}, {green}, {blue}), which is not in the palette "
+            "of jaxparse/classes.py; save the classes 0..18 themselves as an 8-bit PNG"
+        )
+    return label
+
+
+def _packed(colours: np.ndarray) -> np.ndarray:
+    """One 24-bit integer per colour: uint8 [..., 3] -> int32 [...]."""
+    red, green, blue = np.moveaxis(colours.astype(np.int32), -1, 0)
+    return red << 16 | green << 8 | blue
+
+
+def read_pair(image_path: Path, label_path: Path) -> tuple[Image.Image, np.ndarray]:
+    """The RGB picture and its mask, uint8 [H, W]: read_image, read_label, and of equal size."""
+    image, label = read_image(image_path), read_label(label_path)
+    require_equal_sizes(image_path, image.size[::-1], label_path, label.shape)
+    return image, label
+
+
+def require_equal_sizes(
+    image: Path, image_size: tuple[int, int], label: Path, label_size: tuple[int, int]
+) -> None:
+    """Raises ValueError naming both files if their (height, width) differ."""
+    if image_size != label_size:
+        raise ValueError(
+            f"mask {label} is {label_size[1]}x{label_size[0]} and its image {image} is "
+            f"{image_size[1]}x{image_size[0]} (width x height); expected equal sizes: resize the "
+            "mask (nearest neighbour) or take the right one"
+        )
+
+
+def _unreadable(kind: str, path: Path, error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    reason = " ".join(reason.split()) or type(error).__name__
+    return (
+        f"cannot read {kind} {path} ({reason}); expected a whole picture: copy it anew or remove it"
+    )
+
+
+def write_mask(path: Path, label: np.ndarray) -> None:
+    """Writes uint8 [H, W] classes (0..18, 255) as a palette PNG that keeps them as the indices."""
+    assert label.ndim == 2 and label.dtype == np.uint8, (label.shape, label.dtype)
+    # All 256 entries: an index without an entry is an invalid PNG. Ignored pixels show white.
+    palette = np.zeros((256, 3), np.uint8)
+    palette[:NUM_CLASSES] = PALETTE
+    palette[IGNORE_LABEL] = 255
+    picture = Image.fromarray(label)
+    picture.putpalette(palette.tobytes())
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Writes uint8 [H, W, 3] RGB in the format of the suffix, JPEG at quality 95."""
+    assert image.ndim == 3 and image.dtype == np.uint8, (image.shape, image.dtype)
+    with atomic_path(path) as temporary:
+        Image.fromarray(image).save(temporary, quality=95)

@@ -1,0 +1,58 @@
+"""Confusion matrix on the device, scores from it in numpy."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxparse.classes import NUM_CLASSES
+
+
+def confusion_matrix(label: Array, prediction: Array) -> Array:
+    """int32 [19, 19] pixel counts, rows by label, columns by prediction; labels ≥ 19 are left out.
+
+    A product of one-hot matrices: scattering into 361 cells would serialise. float32 counts
+    exactly up to 2^24, so rows of the picture are summed as integers.
+    """
+    label, prediction = (
+        jax.nn.one_hot(x.reshape(-1, x.shape[-1]), NUM_CLASSES, axis=-2, dtype=jnp.float32)
+        for x in (label, prediction)
+    )
+    rows = jnp.einsum("rlw,rpw->rlp", label, prediction)
+    return rows.astype(jnp.int32).sum(0)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Shares in 0..1; per class [19], NaN where a class occurs neither in label nor prediction."""
+
+    iou: np.ndarray
+    accuracy: np.ndarray
+    pixel_accuracy: float
+
+    @property
+    def mean_iou(self) -> float:
+        return _mean(self.iou)
+
+    @property
+    def mean_accuracy(self) -> float:
+        return _mean(self.accuracy)
+
+
+def _mean(values: np.ndarray) -> float:
+    present = values[~np.isnan(values)]
+    return float(present.mean()) if present.size else float("nan")
+
+
+def scores(confusion: np.ndarray) -> Scores:
+    """IoU and accuracy per class from an integer confusion matrix [19, 19]."""
+    confusion = confusion.astype(np.float64)
+    hits = np.diag(confusion)
+    labelled, predicted = confusion.sum(1), confusion.sum(0)
+    with np.errstate(invalid="ignore"):
+        iou = hits / (labelled + predicted - hits)
+        accuracy = hits / labelled
+        pixel_accuracy = hits.sum() / confusion.sum()
+    return Scores(iou, accuracy, float(pixel_accuracy))

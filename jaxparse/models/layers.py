@@ -1,0 +1,273 @@
+"""Layers that backbones and heads share; what must equal PyTorch lives here, once.
+
+All maps are [B, H, W, C]. Everything is plain arithmetic that XLA compiles for any device; the
+formulations were chosen because they do the same sum with fewer or better shaped products:
+`conv3x3` takes the gradient of its kernel as nine matrix products and `ResizeConcatConv` convolves
+coarse maps at their own resolution.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+# Of torch: the share of the old running statistics is 1 - 0.1.
+BATCH_NORM_MOMENTUM = 0.9
+NORM_EPSILON = 1e-5
+
+# Kaiming, fan out, as mmcv's ConvModule starts from noise.
+kaiming_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+linear_init = nnx.initializers.truncated_normal(0.02)
+
+
+def resize_matrix(
+    in_size: int, out_size: int | Array, rows: int | None = None
+) -> np.ndarray | Array:
+    """Bilinear resizing of one axis as a matrix [out_size, in_size], half-pixel centres.
+
+    Equals torch's `interpolate(mode="bilinear", align_corners=False)`: no antialiasing when
+    shrinking, which `jax.image.resize` does unless told otherwise. With `rows`, `out_size` may be
+    traced: the matrix is [rows, in_size] and its rows from out_size on mean nothing.
+    """
+    centres = (np.arange(rows or out_size) + 0.5) * (in_size / out_size) - 0.5
+    distances = abs(centres.clip(0, in_size - 1)[:, None] - np.arange(in_size))
+    return (1 - distances).clip(0)
+
+
+def pooling_matrix(in_size: int, out_size: int) -> np.ndarray:
+    """Adaptive average pooling of one axis as a matrix [out_size, in_size].
+
+    torch's bin i covers floor(i * in / out) .. ceil((i + 1) * in / out), so bins overlap where the
+    sizes do not divide.
+    """
+    bins = np.arange(out_size)[:, None]
+    start = bins * in_size // out_size
+    end = -((-(bins + 1) * in_size) // out_size)
+    cells = np.arange(in_size)
+    inside = (cells >= start) & (cells < end)
+    return inside / (end - start)
+
+
+def apply_separable(x: Array, rows: np.ndarray, columns: np.ndarray) -> Array:
+    """[B, h, w, C] -> [B, H, W, C] with matrices [H, h] and [W, w]."""
+    rows, columns = jnp.asarray(rows, x.dtype), jnp.asarray(columns, x.dtype)
+    x = jnp.einsum("Xx,byxc->byXc", columns, x, precision="highest")
+    return jnp.einsum("Yy,byXc->bYXc", rows, x, precision="highest")
+
+
+def resize_bilinear(x: Array, size: tuple[int, int]) -> Array:
+    """[B, h, w, C] -> [B, *size, C], bilinear, align_corners=False."""
+    if x.shape[1:3] == size:
+        return x
+    matrices = (resize_matrix(i, o) for i, o in zip(x.shape[1:3], size, strict=True))
+    return apply_separable(x, *matrices)
+
+
+def resize_logits(logits: Array, size: tuple[int, int]) -> Array:
+    """[B, h, w, C] -> [B, C, *size], bilinear.
+
+    Classes move to the front: 19 is a poor innermost dimension for any vector unit.
+    """
+    matrices = (resize_matrix(i, o) for i, o in zip(logits.shape[1:3], size, strict=True))
+    return apply_class_first(logits, *matrices)
+
+
+def apply_class_first(logits: Array, rows: np.ndarray, columns: np.ndarray) -> Array:
+    """[B, h, w, C] -> [B, C, H, W] with matrices [H, h] and [W, w]."""
+    rows, columns = jnp.asarray(rows, logits.dtype), jnp.asarray(columns, logits.dtype)
+    logits = jnp.einsum("byxc,Xx->bcyX", logits, columns, precision="highest")
+    return jnp.einsum("Yy,bcyX->bcYX", rows, logits, precision="highest")
+
+
+def adaptive_average_pool(x: Array, bins: int) -> Array:
+    """[B, H, W, C] -> [B, bins, bins, C]; torch's AdaptiveAvgPool2d."""
+    return apply_separable(x, *(pooling_matrix(size, bins) for size in x.shape[1:3]))
+
+
+def gelu(x: Array) -> Array:
+    """Exact GELU. By erf, not by jax.nn.gelu's erfc, which takes three times as long on a CPU."""
+    return 0.5 * x * (1 + jax.lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
+
+
+def _convolve(x: Array, kernel: Array) -> Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@jax.custom_vjp
+def conv3x3(x: Array, kernel: Array) -> Array:
+    """[B, H, W, I], [3, 3, I, O] -> [B, H, W, O]: stride 1, zero padding 1."""
+    return _convolve(x, kernel)
+
+
+def _conv3x3_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _convolve(x, kernel), (x, kernel)
+
+
+def _conv3x3_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+    """The kernel's gradient as nine matrix products: XLA's own takes 5 times as long on a CPU.
+
+    The gradient of the output is transposed once, before the products; left to XLA, each of the
+    nine would transpose its shifted input.
+    """
+    x, kernel = saved
+    height, width, channels = x.shape[1:]
+    x_grad = _convolve(grad, kernel[::-1, ::-1].swapaxes(2, 3))
+    grad = jax.lax.optimization_barrier(grad.reshape(-1, grad.shape[-1]).T)
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    taps = [
+        (grad @ padded[:, dy : dy + height, dx : dx + width].reshape(-1, channels)).T
+        for dy in range(3)
+        for dx in range(3)
+    ]
+    return x_grad, jnp.stack(taps).reshape(kernel.shape)
+
+
+conv3x3.defvjp(_conv3x3_forward, _conv3x3_backward)
+
+
+class Conv(nnx.Module):
+    """Convolution without bias, 1×1 or 3×3, stride 1, padding that keeps the size."""
+
+    def __init__(self, in_channels: int, channels: int, size: int, *, rngs: nnx.Rngs) -> None:
+        shape = (size, size, in_channels, channels)
+        self.kernel = nnx.Param(kaiming_init(rngs.params(), shape))
+
+    def __call__(self, x: Array) -> Array:
+        kernel = self.kernel[...]
+        return x @ kernel[0, 0] if kernel.shape[0] == 1 else conv3x3(x, kernel)
+
+
+class ResizeConcatConv(nnx.Module):
+    """3×3 convolution of maps concatenated at the size of the first; the rest resized bilinearly.
+
+    The sum of nine shifted 1×1 convolutions, and a 1×1 convolution commutes with resizing: coarse
+    maps meet the nine taps at their own resolution, and resizing, shift, zero padding and sum
+    become two small matrices. UPerNet's fusion of four maps takes 114 instead of 309 GFLOP at
+    512×512.
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int, *, rngs: nnx.Rngs) -> None:
+        self.splits = tuple(int(end) for end in np.cumsum(in_channels)[:-1])
+        shape = (3, 3, sum(in_channels), channels)
+        self.kernel = nnx.Param(kaiming_init(rngs.params(), shape))
+
+    def __call__(self, maps: Sequence[Array]) -> Array:
+        size = maps[0].shape[1:3]
+        kernels = jnp.split(self.kernel[...], self.splits, axis=2)
+        out = conv3x3(maps[0], kernels[0])
+        for x, kernel in zip(maps[1:], kernels[1:], strict=True):
+            out += conv3x3_of_resized(x, kernel, size)
+        return out
+
+
+def shifted_resize_matrices(in_size: int, out_size: int) -> np.ndarray:
+    """[out_size, 3, in_size]: row i of tap d is row i + d - 1 of the resized, zero padded axis."""
+    padded = np.pad(resize_matrix(in_size, out_size), ((1, 1), (0, 0)))
+    return np.stack([padded[tap : tap + out_size] for tap in range(3)], axis=1)
+
+
+def conv3x3_of_resized(x: Array, kernel: Array, size: tuple[int, int]) -> Array:
+    """`conv3x3(resize_bilinear(x, size), kernel)` without ever making the resized map."""
+    rows, columns = (
+        jnp.asarray(shifted_resize_matrices(i, o), x.dtype)
+        for i, o in zip(x.shape[1:3], size, strict=True)
+    )
+    taps = jnp.einsum("bhwi,vuio->bhvwuo", x, kernel)  # v, u: the kernel's rows and columns
+    taps = jnp.einsum("Xuw,bhvwuo->bhvXo", columns, taps)
+    return jnp.einsum("Yvh,bhvXo->bYXo", rows, taps)
+
+
+class BatchNorm(nnx.Module):
+    """Batch norm over B, H, W with torch's running statistics.
+
+    torch keeps the unbiased variance (n - 1) and normalises with the biased one; Flax keeps the
+    biased one.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+        self.mean = nnx.BatchStat(jnp.zeros(channels))
+        self.var = nnx.BatchStat(jnp.ones(channels))
+        self.use_running_average = True
+
+    def set_view(self, use_running_average: bool) -> None:
+        """Called by `nnx.view`."""
+        self.use_running_average = use_running_average
+
+    def __call__(self, x: Array) -> Array:
+        if self.use_running_average:
+            mean, var = self.mean[...], self.var[...]
+        else:
+            mean = x.mean((0, 1, 2))
+            var = jnp.square(x - mean).mean((0, 1, 2))
+            self._update(mean, var, x.size // x.shape[-1])
+        return (x - mean) * (jax.lax.rsqrt(var + NORM_EPSILON) * self.scale[...]) + self.bias[...]
+
+    def _update(self, mean: Array, var: Array, count: int) -> None:
+        unbiased = var * (count / max(count - 1, 1))
+        for stat, new in ((self.mean, mean), (self.var, unbiased)):
+            new = BATCH_NORM_MOMENTUM * stat[...] + (1 - BATCH_NORM_MOMENTUM) * new
+            stat[...] = jax.lax.stop_gradient(new)
+
+
+class ConvNormAct(nnx.Module):
+    """Convolution, batch norm, ReLU; mmcv's ConvModule, whose names it keeps."""
+
+    def __init__(self, in_channels: int, channels: int, size: int, *, rngs: nnx.Rngs) -> None:
+        self.conv = Conv(in_channels, channels, size, rngs=rngs)
+        self.bn = BatchNorm(channels)
+
+    def __call__(self, x: Array) -> Array:
+        return jax.nn.relu(self.bn(self.conv(x)))
+
+
+class FusionNormAct(nnx.Module):
+    """`ConvNormAct` over the concatenation of maps that `ResizeConcatConv` resizes."""
+
+    def __init__(self, in_channels: Sequence[int], channels: int, *, rngs: nnx.Rngs) -> None:
+        self.conv = ResizeConcatConv(in_channels, channels, rngs=rngs)
+        self.bn = BatchNorm(channels)
+
+    def __call__(self, maps: Sequence[Array]) -> Array:
+        return jax.nn.relu(self.bn(self.conv(maps)))
+
+
+class DropPath(nnx.Module):
+    """Drops a residual branch for whole samples (Huang et al. 2016, arXiv:1603.09382)."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self.deterministic = True
+
+    def set_view(self, deterministic: bool) -> None:
+        """Called by `nnx.view`."""
+        self.deterministic = deterministic
+
+    def __call__(self, x: Array, rngs: nnx.Rngs | None) -> Array:
+        if self.deterministic or self.rate == 0:
+            return x
+        keep = jax.random.bernoulli(rngs.dropout(), 1 - self.rate, (x.shape[0], 1, 1, 1))
+        return x * (keep / (1 - self.rate)).astype(x.dtype)
+
+
+class Classifier(nnx.Module):
+    """1×1 convolution with bias; mmseg's `conv_seg`."""
+
+    def __init__(self, channels: int, num_classes: int, *, rngs: nnx.Rngs) -> None:
+        init = nnx.initializers.normal(0.01)
+        self.kernel = nnx.Param(init(rngs.params(), (1, 1, channels, num_classes)))
+        self.bias = nnx.Param(jnp.zeros(num_classes))
+
+    def __call__(self, x: Array) -> Array:
+        return x @ self.kernel[0, 0] + self.bias[...]
+
+
+def channel_dropout(rate: float) -> nnx.Dropout:
+    """Dropout of whole maps; torch's Dropout2d."""
+    return nnx.Dropout(rate, broadcast_dims=(1, 2), deterministic=True)

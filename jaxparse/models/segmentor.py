@@ -1,0 +1,35 @@
+"""Backbone, decode head and auxiliary head as one network."""
+
+from typing import NamedTuple
+
+from flax import nnx
+from jax import Array
+
+AUXILIARY_STAGE = 2  # the map at stride 16
+
+
+class Logits(NamedTuple):
+    """Logits [B, h, w, num_classes] of the decode head and of the auxiliary head."""
+
+    decode: Array
+    auxiliary: Array
+
+
+class Segmentor(nnx.Module):
+    """Normalised image [B, H, W, 3], any H and W, -> logits; mmsegmentation's EncoderDecoder.
+
+    The auxiliary head only helps training; when its logits are not used, jit leaves it out.
+    """
+
+    def __init__(
+        self, backbone: nnx.Module, decode_head: nnx.Module, auxiliary_head: nnx.Module
+    ) -> None:
+        self.backbone = backbone
+        self.decode_head = decode_head
+        self.auxiliary_head = auxiliary_head
+
+    def __call__(self, image: Array, rngs: nnx.Rngs | None = None) -> Logits:
+        maps = self.backbone(image, rngs)
+        return Logits(
+            self.decode_head(maps, rngs), self.auxiliary_head(maps[AUXILIARY_STAGE], rngs)
+        )

@@ -1,0 +1,202 @@
+"""Training and evaluation steps: jit-compiled functions of plain dicts.
+
+The network is split once into its graph definition and dicts of arrays; inside the compiled
+functions it is merged again. The mesh has one axis, `data`, over all devices: batches are sharded
+along it, everything else is replicated, and jit inserts the communication.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxparse.config import Config
+from jaxparse.losses import cross_entropy
+from jaxparse.metrics import confusion_matrix
+from jaxparse.models import build_model, split_model
+from jaxparse.models.layers import apply_class_first, resize_logits, resize_matrix
+from jaxparse.optim import make_optimizer
+
+# Of ImageNet, RGB in 0..255.
+MEAN = np.array([123.675, 116.28, 103.53], np.float32)
+STD = np.array([58.395, 57.12, 57.375], np.float32)
+
+Batch = dict[str, Array]
+
+
+class TrainState(NamedTuple):
+    """All that a step changes. `params` and `batch_stats` are nested dicts of arrays."""
+
+    step: Array
+    params: dict[str, Any]
+    batch_stats: dict[str, Any]
+    opt_state: optax.OptState
+
+
+class StepMetrics(NamedTuple):
+    """Scalars of one step, on the batch before its update."""
+
+    loss: Array
+    decode_loss: Array
+    auxiliary_loss: Array  # already weighted
+    pixel_accuracy: Array
+
+
+def make_mesh() -> Mesh:
+    """A mesh of one axis over all devices."""
+    return jax.make_mesh((jax.device_count(),), ("data",), (jax.sharding.AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
+    """This process's share of a batch, put on its devices."""
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    return jax.make_array_from_process_local_data(sharding, batch)
+
+
+def init_state(config: Config, mesh: Mesh) -> TrainState:
+    """The state before the first step, from noise of `config.seed`."""
+
+    def init() -> TrainState:
+        model = build_model(config, jax.random.key(config.seed))
+        _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+        params, batch_stats = nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+        opt_state = make_optimizer(config).init(params)
+        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, opt_state)
+
+    return jax.jit(init, out_shardings=replicated(mesh))()
+
+
+def normalise(image: Array, dtype: jnp.dtype) -> Array:
+    """uint8 RGB [B, H, W, 3] -> zero mean and unit variance over ImageNet."""
+    return ((image - MEAN) / STD).astype(dtype)
+
+
+def losses(
+    graphdef: nnx.GraphDef,
+    params: dict[str, Any],
+    batch_stats: dict[str, Any],
+    image: Array,
+    label: Array,
+    key: Array,
+    auxiliary_weight: float,
+) -> tuple[Array, tuple[StepMetrics, dict[str, Any]]]:
+    """Total loss, its metrics and the new batch_stats, in training mode.
+
+    `image` is normalised [B, H, W, 3], `label` [B, H, W] holds 0..18 and 255.
+    """
+    model = nnx.merge(graphdef, params, batch_stats)
+    model = nnx.view(model, deterministic=False, use_running_average=False)
+    logits = model(image, nnx.Rngs(dropout=key))
+    decode, auxiliary = (resize_logits(x, label.shape[1:3]) for x in logits)
+    decode_loss, pixel_accuracy = cross_entropy(decode, label)
+    auxiliary_loss = auxiliary_weight * cross_entropy(auxiliary, label)[0]
+    loss = decode_loss + auxiliary_loss
+    metrics = StepMetrics(loss, decode_loss, auxiliary_loss, pixel_accuracy)
+    return loss, (metrics, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
+
+
+def make_train_step(
+    config: Config,
+) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
+    """The compiled step: (state, {image u8, label u8}) -> (state, metrics). Donates the state.
+
+    Dropout draws from the seed folded with the step, so a resumed run is the uninterrupted one.
+    """
+    graphdef, _, _ = split_model(config)
+    optimizer = make_optimizer(config)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        image = normalise(batch["image"], jnp.float32)
+
+        def loss_function(params: dict[str, Any]) -> tuple[Array, Any]:
+            return losses(
+                graphdef,
+                params,
+                state.batch_stats,
+                image,
+                batch["label"],
+                key,
+                config.auxiliary_weight,
+            )
+
+        grads, (metrics, batch_stats) = jax.grad(loss_function, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def highest_class(logits: Array) -> Array:
+    """uint8 [B, H, W] class of the highest logit of [B, C, H, W]; of equals the lowest.
+
+    A chain of compares fuses into one vectorised loop; XLA's argmax does not on a CPU.
+    """
+    best, label = logits[:, 0], jnp.zeros(logits[:, 0].shape, jnp.uint8)
+    for index in range(1, logits.shape[1]):
+        higher = logits[:, index] > best
+        label = jnp.where(higher, jnp.uint8(index), label)
+        best = jnp.maximum(best, logits[:, index])
+    return label
+
+
+def predict_label(logits: Array, size: Array, padded: tuple[int, int]) -> Array:
+    """Logits [h, w, C] of one picture -> its classes at its own size, uint8 [*padded].
+
+    `size` int32 [2] is the picture's height and width, at most `padded`; pixels outside of it
+    mean nothing. The size is an argument, not a shape: pictures of many sizes share one program.
+    """
+    matrices = (
+        resize_matrix(i, o, rows)
+        for i, o, rows in zip(logits.shape[:2], size.astype(logits.dtype), padded, strict=True)
+    )
+    return highest_class(apply_class_first(logits[None], *matrices))[0]
+
+
+def make_logits_step(config: Config) -> Callable[..., Array]:
+    """The compiled network in evaluation mode.
+
+    (params, batch_stats, image uint8 [B, H, W, 3]) -> decode logits float32 [B, h, w, 19].
+    """
+    graphdef, _, _ = split_model(config)
+
+    def logits_step(params: dict[str, Any], batch_stats: dict[str, Any], image: Array) -> Array:
+        model = nnx.merge(graphdef, params, batch_stats)
+        return model(normalise(image, jnp.float32)).decode
+
+    return jax.jit(logits_step)
+
+
+def make_eval_step(config: Config) -> Callable[..., Array]:
+    """The compiled evaluation of one batch: adds to a confusion matrix that stays on the device.
+
+    (confusion int32 [19, 19], params, batch_stats, {image, label, size}) -> confusion; the batch
+    as `data.make_eval_loader` gives it. One program per size of the padded labels.
+    """
+    logits_step = make_logits_step(config)
+
+    def eval_step(
+        confusion: Array, params: dict[str, Any], batch_stats: dict[str, Any], batch: Batch
+    ) -> Array:
+        logits = logits_step(params, batch_stats, batch["image"])
+
+        def count(picture: tuple[Array, Array, Array]) -> Array:
+            logits, label, size = picture
+            return confusion_matrix(label, predict_label(logits, size, label.shape))
+
+        # One picture at a time: 19 full-size maps each.
+        pictures = (logits, batch["label"], batch["size"])
+        return confusion + jax.lax.map(count, pictures).sum(0)
+
+    return jax.jit(eval_step, donate_argnums=0)

@@ -1,0 +1,342 @@
+import itertools
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxparse import data
+from jaxparse.check_data import check_split
+from jaxparse.config import SYNTHETIC, Config
+from jaxparse.images import write_image, write_mask
+
+CHALLENGE = ("{split}_image", "{split}_mask")
+PLAIN = ("images", "masks")
+
+
+def make_pair(
+    folder: Path,
+    split: str,
+    index: int,
+    size: tuple[int, int] = (16, 16),
+    layout: tuple = CHALLENGE,
+) -> tuple[Path, Path]:
+    """Writes pair number `index`, every pixel of image and mask set to it; size is (H, W)."""
+    image_dir, mask_dir = (folder / split / name.format(split=split) for name in layout)
+    image, mask = image_dir / f"{index:03d}.png", mask_dir / f"{index:03d}.png"
+    write_image(image, np.full((*size, 3), index, np.uint8))
+    write_mask(mask, np.full(size, index, np.uint8))
+    return image, mask
+
+
+def make_split(folder: Path, split: str, count: int) -> Config:
+    for index in range(count):
+        make_pair(folder, split, index)
+    return Config(data_dir=str(folder), image_size=16, batch_size=4, num_workers=2)
+
+
+def shown(batches: list[dict]) -> list[int]:
+    """The numbers of the pictures in the batches, in order."""
+    return [int(image[0, 0, 0]) for batch in batches for image in batch["image"]]
+
+
+@pytest.mark.parametrize("layout", [CHALLENGE, PLAIN])
+def test_find_pairs_matches_names_in_both_layouts(tmp_path: Path, layout: tuple) -> None:
+    made = [make_pair(tmp_path, "val", index, (20, 30), layout) for index in (2, 0, 1)]
+    (made[0][0].parent / ".hidden.png").write_bytes(b"")
+    (made[0][0].parent / "notes.txt").write_bytes(b"")
+    made[0][0].rename(made[0][0].with_suffix(".PNG"))
+    pairs = data.find_pairs(tmp_path, "val")
+    assert [pair.image.name for pair in pairs] == ["000.png", "001.png", "002.PNG"]
+    assert [pair.label.name for pair in pairs] == ["000.png", "001.png", "002.png"]
+    assert {pair.size for pair in pairs} == {(20, 30)}
+
+
+def test_missing_folders_name_both_layouts(tmp_path: Path) -> None:
+    (tmp_path / "train" / "train_image").mkdir(parents=True)
+    with pytest.raises(ValueError, match="train_image.*train_mask.*images.*masks.*--data-dir"):
+        data.find_pairs(tmp_path, "train")
+
+
+def test_empty_folder_is_named(tmp_path: Path) -> None:
+    _, mask = make_pair(tmp_path, "train", 0)
+    mask.unlink()
+    with pytest.raises(ValueError, match="train_mask is empty; expected .png files"):
+        data.find_pairs(tmp_path, "train")
+
+
+def test_image_without_mask_and_the_number_of_others(tmp_path: Path) -> None:
+    make_split(tmp_path, "train", 4)
+    for index in (1, 2, 3):
+        (tmp_path / "train" / "train_mask" / f"{index:03d}.png").unlink()
+    wanted = tmp_path / "train" / "train_mask" / "001.png"
+    with pytest.raises(ValueError, match=re.escape(f"001.png has no mask; add {wanted}")) as caught:
+        data.find_pairs(tmp_path, "train")
+    assert "(and 2 more bad files; python -m jaxparse.data --check" in str(caught.value)
+
+
+def test_mask_without_image(tmp_path: Path) -> None:
+    make_split(tmp_path, "train", 2)
+    (tmp_path / "train" / "train_image" / "001.png").unlink()
+    with pytest.raises(ValueError, match="mask .*001.png has no image; add .*001.jpg") as caught:
+        data.find_pairs(tmp_path, "train")
+    assert "more bad" not in str(caught.value)
+
+
+def test_two_images_of_one_name(tmp_path: Path) -> None:
+    image, _ = make_pair(tmp_path, "train", 0)
+    write_image(image.with_suffix(".jpg"), np.zeros((16, 16, 3), np.uint8))
+    with pytest.raises(ValueError, match="000.png has the name of 000.jpg; rename"):
+        data.find_pairs(tmp_path, "train")
+
+
+def test_different_sizes(tmp_path: Path) -> None:
+    _, mask = make_pair(tmp_path, "train", 0, (20, 30))
+    write_mask(mask, np.zeros((30, 20), np.uint8))
+    expected = r"mask .*000.png is 20x30 and its image .*000.png is 30x20.*; expected equal.*resize"
+    with pytest.raises(ValueError, match=expected):
+        data.find_pairs(tmp_path, "train")
+
+
+def test_sizes_are_compared_upright(tmp_path: Path) -> None:
+    image, mask = make_pair(tmp_path, "train", 0, (20, 30))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 30)).save(image, exif=exif)
+    write_mask(mask, np.zeros((20, 30), np.uint8))
+    pairs = data.find_pairs(tmp_path, "train")
+    assert pairs[0].size == (20, 30)
+    assert data.FolderSource(pairs, 16, False)[0]["label"].shape == (20, 30)
+
+
+def test_unreadable_header_is_found_before_the_first_step(tmp_path: Path) -> None:
+    image, _ = make_pair(tmp_path, "train", 0)
+    image.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="cannot read image .*000.png"):
+        data.find_pairs(tmp_path, "train")
+
+
+def test_find_images_lists_files_and_folders(tmp_path: Path) -> None:
+    names = ["b.jpg", "a.PNG", "c.tiff", "d.webp", "e.bmp", "f.txt", ".g.jpg"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    found = data.find_images([tmp_path / "f.txt", tmp_path])
+    assert [path.name for path in found] == ["f.txt", "a.PNG", "b.jpg", "c.tiff", "d.webp", "e.bmp"]
+    with pytest.raises(ValueError, match="there is no .*none; expected a picture or a folder"):
+        data.find_images([tmp_path / "none"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty is empty; expected .jpg"):
+        data.find_images([tmp_path / "empty"])
+
+
+def test_images_shrink_with_antialias_and_masks_by_nearest(tmp_path: Path) -> None:
+    image, mask = make_pair(tmp_path, "train", 0, (64, 64))
+    checkers = 255 * (np.indices((64, 64)).sum(axis=0) % 2)
+    write_image(image, np.repeat(checkers[..., None], 3, axis=-1).astype(np.uint8))
+    label = np.kron([[1, 2], [3, 4]], np.ones((32, 32))).astype(np.uint8)
+    write_mask(mask, label)
+    pairs = data.find_pairs(tmp_path, "train")
+    example = data.FolderSource(pairs, 16, resize_label=True)[0]
+    assert example["image"].shape == (16, 16, 3) and example["name"] == "000"
+    assert np.abs(example["image"][2:-2, 2:-2].astype(int) - 127).max() <= 2
+    np.testing.assert_array_equal(example["label"], label[::4, ::4])
+    own_size = data.FolderSource(pairs, 16, resize_label=False)[0]["label"]
+    np.testing.assert_array_equal(own_size, label)
+
+
+def test_train_batches_have_the_shapes_and_types(tmp_path: Path) -> None:
+    config = make_split(tmp_path, "train", 3)
+    batch = next(data.make_train_loader(config))
+    assert {key: (value.shape, value.dtype) for key, value in batch.items()} == {
+        "image": ((4, 16, 16, 3), np.uint8),
+        "label": ((4, 16, 16), np.uint8),
+    }
+    np.testing.assert_array_equal(batch["image"][..., 0], batch["label"])  # pairs stay together
+
+
+def test_every_epoch_is_a_new_order_given_by_the_seed(tmp_path: Path) -> None:
+    config = make_split(tmp_path, "train", 12)
+    orders = [shown(list(itertools.islice(data.make_train_loader(config), 9))) for _ in range(2)]
+    assert orders[0] == orders[1]
+    epochs = [orders[0][i : i + 12] for i in (0, 12, 24)]
+    assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    others = [Config(**{**vars(config), "seed": seed}) for seed in (1, 2)]
+    firsts = [shown(list(itertools.islice(data.make_train_loader(other), 3))) for other in others]
+    assert not any(first in epochs for first in firsts) and firsts[0] != firsts[1]
+
+
+@pytest.mark.parametrize("taken", [1, 3])
+def test_state_resumes_exactly_across_epochs(tmp_path: Path, taken: int) -> None:
+    config = make_split(tmp_path, "train", 6)
+    loader = data.make_train_loader(config)
+    for _ in range(taken):
+        next(loader)
+    state = json.dumps(loader.get_state())
+    expected = list(itertools.islice(loader, 5))
+    resumed = data.make_train_loader(config)
+    resumed.set_state(json.loads(state))
+    for ours, theirs in zip(itertools.islice(resumed, 5), expected, strict=True):
+        np.testing.assert_array_equal(ours["image"], theirs["image"])
+        np.testing.assert_array_equal(ours["label"], theirs["label"])
+
+
+@pytest.mark.parametrize("count", [8, 9])
+def test_processes_share_an_epoch_without_overlap(tmp_path: Path, count: int) -> None:
+    config = make_split(tmp_path, "train", count)
+    loaders = [data.make_train_loader(config, index, 2) for index in range(2)]
+    # 4 pictures per process and epoch, in 2 batches of 2.
+    for _ in range(2):
+        halves = [shown(list(itertools.islice(loader, 2))) for loader in loaders]
+        union = set(halves[0]) | set(halves[1])
+        assert [len(half) for half in halves] == [4, 4] and len(union) == 8
+        assert union <= set(range(count))
+
+
+def test_processes_must_divide_the_batch_and_not_outnumber_the_pictures(tmp_path: Path) -> None:
+    config = make_split(tmp_path, "train", 3)
+    with pytest.raises(ValueError, match="batch_size is 4; it must be a multiple of the 3 proc"):
+        data.make_train_loader(config, 0, 3)
+    with pytest.raises(ValueError, match="3 pairs.* fewer pictures than the 4 processes"):
+        data.make_train_loader(config, 0, 4)
+
+
+def test_error_of_a_reading_thread_names_the_file(tmp_path: Path) -> None:
+    config = make_split(tmp_path, "train", 2)
+    mask = tmp_path / "train" / "train_mask" / "001.png"
+    write_mask(mask, np.full((16, 16), 37, np.uint8))
+    with pytest.raises(ValueError) as caught:
+        list(itertools.islice(data.make_train_loader(config), 2))
+    assert str(caught.value).startswith(f"label {mask} holds 37, outside 0..18 and 255; ")
+
+
+def test_eval_batches_pad_masks_and_the_tail(tmp_path: Path) -> None:
+    sizes = [(70, 40), (64, 64), (20, 130), (8, 8), (16, 16)]
+    for index, size in enumerate(sizes):
+        make_pair(tmp_path, "val", index, size)
+    config = Config(data_dir=str(tmp_path), image_size=16, batch_size=2, num_workers=2)
+    loader = data.make_eval_loader(config)
+    batches = list(loader)
+    assert len(loader) == len(batches) == 3
+    shapes = [batch["label"].shape for batch in batches]
+    assert shapes == [(2, 128, 64), (2, 64, 192), (2, 64, 64)]
+    assert np.concatenate([batch["size"] for batch in batches]).tolist() == [
+        *map(list, sizes),
+        [1, 1],
+    ]
+    assert [name for batch in batches for name in batch["name"]] == [
+        "000",
+        "001",
+        "002",
+        "003",
+        "004",
+        "",
+    ]
+    first = batches[0]["label"][0]
+    assert (first[:70, :40] == 0).all() and (first == 255).sum() == 128 * 64 - 70 * 40
+    assert (batches[2]["label"][1] == 255).all() and (batches[2]["image"][1] == 0).all()
+    assert shown(list(loader)) == [0, 1, 2, 3, 4, 0]  # and again from the start
+
+
+def test_eval_parts_of_the_processes_make_the_whole_batch(tmp_path: Path) -> None:
+    for index, size in enumerate([(70, 40), (64, 64), (20, 130), (8, 8), (16, 16)]):
+        make_pair(tmp_path, "val", index, size)
+    config = Config(data_dir=str(tmp_path), image_size=16, batch_size=4, num_workers=2)
+    whole = list(data.make_eval_loader(config))
+    parts = [list(data.make_eval_loader(config, "val", index, 2)) for index in range(2)]
+    assert len(whole) == len(parts[0]) == len(parts[1]) == 2
+    for batch, *halves in zip(whole, *parts, strict=True):
+        for key in ("image", "label", "size"):
+            joined = np.concatenate([half[key] for half in halves])
+            np.testing.assert_array_equal(joined, batch[key])
+        assert halves[0]["name"] + halves[1]["name"] == batch["name"]
+
+
+def test_drawn_faces_are_drawn_once_and_do_not_depend_on_the_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn = []
+
+    def draw(seed: int, index: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        drawn.append((seed, index))
+        return np.full((size, size, 3), index, np.uint8), np.full((size, size), seed, np.uint8)
+
+    monkeypatch.setattr(data, "draw_face", draw)
+    config = Config(data_dir=SYNTHETIC, synthetic_train_count=5, synthetic_val_count=3, seed=7)
+    train, val = data.make_source(config, "train"), data.make_source(config, "val")
+    assert (len(train), len(val)) == (5, 3)
+    for _ in range(2):
+        assert [int(train[i]["image"][0, 0, 0]) for i in range(5)] == [0, 1, 2, 3, 4]
+        assert val[2]["label"].shape == (512, 512) == val.label_size(2)
+    assert drawn == [*((0, index) for index in range(5)), (1, 2)]
+
+
+def test_drawn_faces_train_and_evaluate() -> None:
+    config = Config(
+        data_dir=SYNTHETIC, synthetic_train_count=6, synthetic_val_count=3, image_size=32
+    )
+    assert next(data.make_train_loader(config))["image"].shape == (4, 32, 32, 3)
+    (batch,) = data.make_eval_loader(config)
+    assert batch["label"].shape == (4, 64, 64)
+    assert batch["name"] == ["face_00000", "face_00001", "face_00002", ""]
+
+
+def test_import_leaves_jax_out() -> None:
+    code = "import sys, jaxparse.data; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_check_lists_every_bad_file_and_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_split(tmp_path, "train", 6)
+    make_split(tmp_path, "val", 2)
+    images, masks = tmp_path / "train" / "train_image", tmp_path / "train" / "train_mask"
+    (masks / "000.png").unlink()
+    write_mask(masks / "001.png", np.full((16, 16), 37, np.uint8))
+    write_mask(masks / "002.png", np.zeros((8, 8), np.uint8))
+    whole = (images / "003.png").read_bytes()
+    (images / "003.png").write_bytes(whole[: len(whole) // 2])
+    Image.new("1", (16, 16)).save(masks / "004.png")
+    monkeypatch.setattr(sys, "argv", ["data", "--check", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        data.main()
+    assert stopped.value.code == 1
+    output = capsys.readouterr().out
+    for fault in (
+        "000.png has no mask",
+        "001.png holds 37",
+        "002.png is 8x8",
+        f"cannot read image {images / '003.png'}",
+        "004.png has mode 1",
+        "5 bad",
+    ):
+        assert fault in output
+
+
+def test_check_counts_good_pairs(tmp_path: Path) -> None:
+    make_split(tmp_path, "val", 3)
+    make_pair(tmp_path, "val", 3, (8, 24))
+    calls = []
+    report = check_split(tmp_path, "val", lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)] and report.faults == []
+    assert report.sizes == {"16x16": 3, "24x8": 1}
+    assert report.image_modes == {"RGB": 4} and report.mask_modes == {"P": 4}
+    assert report.pixels[:4].tolist() == [256, 256, 256, 192] and report.pixels.sum() == 960
+    assert report.pictures[:5].tolist() == [1, 1, 1, 1, 0]
+
+
+def test_check_of_good_folders_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_split(tmp_path, "train", 2)
+    make_split(tmp_path, "val", 2)
+    monkeypatch.setattr(sys, "argv", ["data", "--check", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        data.main()
+    assert stopped.value.code == 0
+    assert "all files are good" in capsys.readouterr().out
