@@ -159,7 +159,9 @@ class Checkpoints:
 
     def __init__(self, workdir: str | Path) -> None:
         options = ocp.CheckpointManagerOptions(max_to_keep=2, cleanup_tmp_directories=True)
-        self.manager = ocp.CheckpointManager(Path(workdir).resolve() / "checkpoints", options)
+        self.manager = ocp.CheckpointManager(
+            Path(workdir).resolve() / "checkpoints", options=options
+        )
 
     def latest_step(self) -> int | None:
         """Steps done at the newest checkpoint, None if there is none."""

@@ -1,5 +1,6 @@
 """One run's settings: a flat frozen dataclass, read from `experiments/NAME.py` and from flags."""
 
+import argparse
 import dataclasses
 import json
 import runpy
@@ -94,6 +95,29 @@ def load_experiment(name: str) -> Config:
     if not isinstance(config, Config):
         raise ValueError(f"{path} must end in `config = Config(...)`")
     return config if config.workdir else dataclasses.replace(config, workdir=f"runs/{path.stem}")
+
+
+def parse_config(prog: str, description: str, args: list[str] | None = None) -> Config:
+    """Config from the command line: `--exp NAME`, whose fields are the other flags' defaults.
+
+    Raises ValueError for an unknown experiment or a value out of range.
+    """
+    import tyro  # here, so that the workers that only read Config start faster
+
+    @dataclass(frozen=True)
+    class Arguments:
+        exp: str
+        """Experiment: NAME of experiments/NAME.py, or the path of such a file."""
+        config: tyro.conf.OmitArgPrefixes[Config]
+
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--exp", default=tyro.MISSING)
+    exp = finder.parse_known_args(args)[0].exp
+    config = Config() if exp is tyro.MISSING else load_experiment(exp)
+    default = Arguments(exp, config)
+    return tyro.cli(
+        Arguments, prog=prog, description=description, args=args, default=default
+    ).config
 
 
 def save_config(config: Config, workdir: str | Path) -> None:

@@ -144,6 +144,15 @@ def _raise_first(faults: list[str], data_dir: str | Path) -> None:
         raise ValueError(f"{faults[0]} (and {len(faults) - 1} more bad files; {command} lists all)")
 
 
+def resize_image(picture: Image.Image, image_size: int) -> np.ndarray:
+    """The picture as the networks take it, uint8 [S, S, 3]: bilinear, with antialiasing."""
+    size = (image_size, image_size)
+    # Pillow copies where nothing changes.
+    return np.asarray(
+        picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)
+    )
+
+
 class FolderSource:
     """Pairs as {"image": uint8 [S, S, 3], "label": uint8 [S, S] or [H, W], "name": str}.
 
@@ -161,13 +170,12 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         pair = self.pairs[index]
-        image, label = read_pair(pair.image, pair.label)
+        picture, label = read_pair(pair.image, pair.label)
         size = (self.image_size, self.image_size)
-        if image.size != size:
-            image = image.resize(size, Image.Resampling.BILINEAR)
         if self.resize_label and label.shape != size:
             label = np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
-        return {"image": np.asarray(image), "label": label, "name": pair.image.stem}
+        image = resize_image(picture, self.image_size)
+        return {"image": image, "label": label, "name": pair.image.stem}
 
     def label_size(self, index: int) -> tuple[int, int]:
         """(height, width) of the mask as it is on disk, without reading it."""

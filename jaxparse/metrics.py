@@ -7,7 +7,26 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxparse.classes import NUM_CLASSES
+from jaxparse.classes import IGNORE_LABEL, NUM_CLASSES
+
+
+def highest_class(logits: Array) -> Array:
+    """uint8 [B, H, W] class of the highest logit of [B, C, H, W]; of equals the lowest.
+
+    A chain of compares fuses into one vectorised loop; XLA's argmax does not on a CPU.
+    """
+    best, label = logits[:, 0], jnp.zeros(logits[:, 0].shape, jnp.uint8)
+    for index in range(1, logits.shape[1]):
+        higher = logits[:, index] > best
+        label = jnp.where(higher, jnp.uint8(index), label)
+        best = jnp.maximum(best, logits[:, index])
+    return label
+
+
+def pixel_accuracy(prediction: Array, label: Array) -> Array:
+    """Share of right pixels among those that are not ignored, 0..1."""
+    counted = label != IGNORE_LABEL
+    return (counted & (prediction == label)).sum() / jnp.maximum(counted.sum(), 1)
 
 
 def confusion_matrix(label: Array, prediction: Array) -> Array:
@@ -26,7 +45,10 @@ def confusion_matrix(label: Array, prediction: Array) -> Array:
 
 @dataclass(frozen=True)
 class Scores:
-    """Shares in 0..1; per class [19], NaN where a class occurs neither in label nor prediction."""
+    """Shares in 0..1; per class [19], NaN (left out of means) for classes that do not occur.
+
+    A class without labelled pixels has no accuracy; it has an IoU, 0, if it was predicted.
+    """
 
     iou: np.ndarray
     accuracy: np.ndarray
@@ -39,6 +61,10 @@ class Scores:
     @property
     def mean_accuracy(self) -> float:
         return _mean(self.accuracy)
+
+    def means(self) -> dict[str, float]:
+        """The three figures of a network, by the names mmsegmentation gives them."""
+        return {"aAcc": self.pixel_accuracy, "mIoU": self.mean_iou, "mAcc": self.mean_accuracy}
 
 
 def _mean(values: np.ndarray) -> float:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxparse.config import Config
 from jaxparse.losses import cross_entropy
-from jaxparse.metrics import confusion_matrix
+from jaxparse.metrics import confusion_matrix, highest_class, pixel_accuracy
 from jaxparse.models import build_model, split_model
 from jaxparse.models.layers import apply_class_first, resize_logits, resize_matrix
 from jaxparse.optim import make_optimizer
@@ -98,10 +98,11 @@ def losses(
     model = nnx.view(model, deterministic=False, use_running_average=False)
     logits = model(image, nnx.Rngs(dropout=key))
     decode, auxiliary = (resize_logits(x, label.shape[1:3]) for x in logits)
-    decode_loss, pixel_accuracy = cross_entropy(decode, label)
-    auxiliary_loss = auxiliary_weight * cross_entropy(auxiliary, label)[0]
+    decode_loss = cross_entropy(decode, label)
+    auxiliary_loss = auxiliary_weight * cross_entropy(auxiliary, label)
     loss = decode_loss + auxiliary_loss
-    metrics = StepMetrics(loss, decode_loss, auxiliary_loss, pixel_accuracy)
+    accuracy = pixel_accuracy(highest_class(decode), label)
+    metrics = StepMetrics(loss, decode_loss, auxiliary_loss, accuracy)
     return loss, (metrics, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
 
@@ -136,19 +137,6 @@ def make_train_step(
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
     return jax.jit(train_step, donate_argnums=0)
-
-
-def highest_class(logits: Array) -> Array:
-    """uint8 [B, H, W] class of the highest logit of [B, C, H, W]; of equals the lowest.
-
-    A chain of compares fuses into one vectorised loop; XLA's argmax does not on a CPU.
-    """
-    best, label = logits[:, 0], jnp.zeros(logits[:, 0].shape, jnp.uint8)
-    for index in range(1, logits.shape[1]):
-        higher = logits[:, index] > best
-        label = jnp.where(higher, jnp.uint8(index), label)
-        best = jnp.maximum(best, logits[:, index])
-    return label
 
 
 def predict_label(logits: Array, size: Array, padded: tuple[int, int]) -> Array:

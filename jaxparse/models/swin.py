@@ -13,16 +13,12 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jaxparse.models.layers import NORM_EPSILON, DropPath, gelu, linear_init
+from jaxparse.models.layers import NORM_EPSILON, DropPath, Linear, gelu, linear_init
 
 WINDOW_SIZE = 7
 PATCH_SIZE = 4
 MLP_RATIO = 4
 MASKED = -100.0  # added to the logits of token pairs from different regions
-
-
-def linear(in_features: int, features: int, *, rngs: nnx.Rngs, bias: bool = True) -> nnx.Linear:
-    return nnx.Linear(in_features, features, use_bias=bias, kernel_init=linear_init, rngs=rngs)
 
 
 def layer_norm(features: int, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -82,8 +78,8 @@ class WindowAttention(nnx.Module):
         self.num_heads, self.shift = num_heads, shift
         table = linear_init(rngs.params(), ((2 * WINDOW_SIZE - 1) ** 2, num_heads))
         self.relative_position_bias_table = nnx.Param(table)
-        self.qkv = linear(dim, 3 * dim, rngs=rngs)
-        self.proj = linear(dim, dim, rngs=rngs)
+        self.qkv = Linear(dim, 3 * dim, rngs=rngs)
+        self.proj = Linear(dim, dim, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         batch, height, width, channels = x.shape
@@ -119,8 +115,8 @@ class Mlp(nnx.Module):
     """Two linear layers with exact GELU between them."""
 
     def __init__(self, dim: int, *, rngs: nnx.Rngs) -> None:
-        self.fc1 = linear(dim, MLP_RATIO * dim, rngs=rngs)
-        self.fc2 = linear(MLP_RATIO * dim, dim, rngs=rngs)
+        self.fc1 = Linear(dim, MLP_RATIO * dim, rngs=rngs)
+        self.fc2 = Linear(MLP_RATIO * dim, dim, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         return self.fc2(gelu(self.fc1(x)))
@@ -165,7 +161,7 @@ class PatchMerging(nnx.Module):
 
     def __init__(self, dim: int, *, rngs: nnx.Rngs) -> None:
         self.norm = layer_norm(4 * dim, rngs=rngs)
-        self.reduction = linear(4 * dim, 2 * dim, rngs=rngs, bias=False)
+        self.reduction = Linear(4 * dim, 2 * dim, rngs=rngs, use_bias=False)
 
     def __call__(self, x: Array) -> Array:
         x = pad_to_multiple(x, 2)

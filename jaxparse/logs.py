@@ -1,0 +1,60 @@
+"""What a run writes down: metrics.jsonl, one object a line, and TensorBoard events of the same."""
+
+import json
+import os
+from pathlib import Path
+
+from jaxparse.files import atomic_path
+
+TENSORBOARD_DIR = "tensorboard"
+
+
+class MetricsLog:
+    """Appends rows to metrics.jsonl in `workdir` and to TensorBoard.
+
+    A run that goes on from `step` drops the rows after it: they will be made again. `rows` are
+    the rows so far, oldest first, each with its `step`.
+    """
+
+    def __init__(self, workdir: str | Path, step: int) -> None:
+        self.path = Path(workdir) / "metrics.jsonl"
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        self.rows = [row for line in lines if (row := _parse(line)) and row["step"] <= step]
+        with atomic_path(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        self._file = self.path.open("a")
+        # Imported here: it takes seconds, and other processes of a run do without.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # nothing computes; saves a notice
+        import tensorflow as tf
+
+        self._summary = tf.summary
+        self._writer = tf.summary.create_file_writer(str(Path(workdir) / TENSORBOARD_DIR))
+
+    def write(self, step: int, prefix: str, values: dict[str, float]) -> None:
+        """Adds a row {"step", prefix/name: value, ...}."""
+        row = {"step": step} | {f"{prefix}/{name}": value for name, value in values.items()}
+        self.rows.append(row)
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        with self._writer.as_default():
+            for name, value in row.items():
+                if name != "step":
+                    self._summary.scalar(name, value, step=step)
+        self._writer.flush()
+
+    def best(self, name: str) -> float:
+        """The highest value of `name` so far, -inf if there is none."""
+        return max((row[name] for row in self.rows if name in row), default=float("-inf"))
+
+    def close(self) -> None:
+        self._file.close()
+        self._writer.close()
+
+
+def _parse(line: str) -> dict[str, float] | None:
+    """The row, or None for a line that a killed process left unfinished."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None

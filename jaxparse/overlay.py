@@ -1,0 +1,99 @@
+"""Pictures of masks: in the classes' colours, over the photograph, with a legend, in a grid."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from jaxparse.classes import IGNORE_LABEL, NAMES, NUM_CLASSES, PALETTE
+
+WHITE = 255
+LEGEND_LINES = 20  # to the height of the picture: room for all classes
+MIN_LINE = 18  # pixels; smaller text cannot be read
+
+
+def colourise(label: np.ndarray) -> np.ndarray:
+    """uint8 [H, W] of 0..18 and 255 -> its colours, uint8 [H, W, 3]; ignored pixels are white."""
+    palette = np.full((IGNORE_LABEL + 1, 3), WHITE, np.uint8)
+    palette[:NUM_CLASSES] = PALETTE
+    return palette[label]
+
+
+def blend(image: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """The mean of picture uint8 [H, W, 3] and the colours of its mask [H, W], rounded down."""
+    return ((image.astype(np.uint16) + colourise(label)) // 2).astype(np.uint8)
+
+
+def legend(classes: Iterable[int], height: int) -> np.ndarray:
+    """A white strip, uint8 [≥ height, W, 3]: per class its colour, index and name.
+
+    The text grows with `height`; where that is too low for readable lines, the strip is higher.
+    """
+    classes = list(classes)
+    line = max(MIN_LINE, height // LEGEND_LINES)
+    font = ImageFont.load_default(0.7 * line)
+    texts = [f"{index} {NAMES[index]}" for index in classes]
+    width = 2 * line + int(max(map(font.getlength, texts), default=0))
+    strip = Image.new("RGB", (width, max(height, line * len(classes))), "white")
+    draw = ImageDraw.Draw(strip)
+    for row, (index, text) in enumerate(zip(classes, texts, strict=True)):
+        top, gap = row * line, line // 6
+        swatch = (gap, top + gap, line - gap, top + line - gap)
+        draw.rectangle(swatch, fill=tuple(PALETTE[index].tolist()), outline="black")
+        draw.text((line + gap, top + line / 2), text, fill="black", font=font, anchor="lm")
+    return np.asarray(strip)
+
+
+def beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Two pictures in one, tops aligned, white below the lower one: uint8 [H, W1 + W2, 3]."""
+    height = max(len(left), len(right))
+    padded = [
+        np.pad(x, ((0, height - len(x)), (0, 0), (0, 0)), constant_values=WHITE)
+        for x in (left, right)
+    ]
+    return np.concatenate(padded, axis=1)
+
+
+def overlay(image: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Picture uint8 [H, W, 3] blended with its mask [H, W], at its right a legend.
+
+    The legend lists the classes that occur. The picture keeps its size, at the top left.
+    """
+    return beside(blend(image, label), legend(occurring([label]), len(image)))
+
+
+def occurring(labels: Iterable[np.ndarray]) -> list[int]:
+    """The classes with at least one pixel in any of the masks, ascending; 255 is none."""
+    counts = sum(np.bincount(label.ravel(), minlength=IGNORE_LABEL + 1) for label in labels)
+    return np.flatnonzero(counts[:NUM_CLASSES]).tolist()
+
+
+def contact_sheet(columns: Mapping[str, Sequence[np.ndarray]], side: int) -> np.ndarray:
+    """A grid under titles: uint8 pictures [H, W, 3] and masks [H, W], one row per picture.
+
+    `columns` are titles and as many pictures each; all are fitted into squares of `side` pixels,
+    masks coloured. At the right a legend of the classes that occur in the masks.
+    """
+    titles = [title_line(title, side) for title in columns]
+    rows = [np.concatenate(titles, axis=1)]
+    for cells in zip(*columns.values(), strict=True):
+        rows.append(np.concatenate([fit(cell, side) for cell in cells], axis=1))
+    grid = np.concatenate(rows)
+    masks = [cell for column in columns.values() for cell in column if cell.ndim == 2]
+    return beside(grid, legend(occurring(masks), side)) if masks else grid
+
+
+def title_line(text: str, width: int) -> np.ndarray:
+    """A white line, uint8 [MIN_LINE, width, 3], with the text in its middle."""
+    strip = Image.new("RGB", (width, MIN_LINE), "white")
+    font = ImageFont.load_default(0.7 * MIN_LINE)
+    ImageDraw.Draw(strip).text((width / 2, MIN_LINE / 2), text, "black", font, anchor="mm")
+    return np.asarray(strip)
+
+
+def fit(cell: np.ndarray, side: int) -> np.ndarray:
+    """The picture or mask within uint8 [side, side, 3], white around it."""
+    is_mask = cell.ndim == 2
+    picture = Image.fromarray(colourise(cell) if is_mask else cell)
+    method = Image.Resampling.NEAREST if is_mask else Image.Resampling.BILINEAR
+    return np.asarray(ImageOps.pad(picture, (side, side), method, color="white"))

@@ -1,0 +1,122 @@
+"""Reference numbers of mmsegmentation and timm, and the rules that make their weights and inputs.
+
+tests/reference holds samples of what mmsegmentation 1.2.2 (PyTorch 2.13, float64) and timm 1.0.31
+(float32) computed. The weights were a function of each parameter's name and shape in those
+packages, so that no weight file is needed: they come here through convert_weights' mapping.
+"""
+
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jaxparse.checkpoint import flatten, unflatten
+from jaxparse.config import Config
+from jaxparse.convert_weights import MMSEG, convert, rename
+from jaxparse.models import split_model
+
+FOLDER = Path(__file__).parent / "reference"
+SHAPES = json.loads((FOLDER / "shapes.json").read_text())  # file -> key -> shape
+TRAINING = json.loads((FOLDER / "training.json").read_text())
+OUTPUTS = np.load(FOLDER / "outputs.npz")  # name/{values, step, largest}: every step-th number
+# LLVM's optimisations take most of the time of a test that runs a network once.
+FAST_COMPILE = {"xla_backend_optimization_level": 0}
+BUFFERS = ("relative_position_index", "attn_mask", "num_batches_tracked")
+
+
+def fill(name: str, shape: list[int]) -> np.ndarray:
+    """The weights of the parameter `name`, float32."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    x = rng.standard_normal(shape, dtype=np.float32)
+    if name.endswith("running_var"):
+        return 0.75 + 0.5 * rng.random(shape, dtype=np.float32)
+    if name.endswith("running_mean"):
+        return 0.1 * x
+    if name.endswith("relative_position_bias_table"):
+        return 0.5 * x
+    if len(shape) == 1:
+        return 1 + 0.1 * x if name.endswith("weight") else 0.1 * x
+    return x * np.float32(np.sqrt(1.5 / np.prod(shape[1:])))
+
+
+def image(batch: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Normalised image float32 [B, H, W, 3]: waves and noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32) / max(height, width)
+    out = np.empty((batch, height, width, 3), np.float32)
+    for i in range(batch):
+        for channel in range(3):
+            a, b, phase = rng.uniform(2, 9, 3)
+            noise = 0.3 * rng.standard_normal((height, width))
+            out[i, :, :, channel] = np.sin(a * x + phase) * np.cos(b * y - phase) + noise
+    return out
+
+
+def labels(batch: int, height: int, width: int, seed: int = 1) -> np.ndarray:
+    """Labels uint8 [B, H, W]: squares of 16 pixels, and 4 rows of 255."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 19, (batch, (height + 15) // 16, (width + 15) // 16))
+    out = np.kron(small, np.ones((1, 16, 16), int))[:, :height, :width].astype(np.uint8)
+    out[:, :4] = 255
+    return out
+
+
+def state_dict(file: str) -> dict[str, np.ndarray]:
+    """The checkpoint `file` of shapes.json by its own names; buffers are zeros."""
+    return {
+        key: np.zeros(shape, np.float32) if key.endswith(BUFFERS) else fill(key, shape)
+        for key, shape in SHAPES[file].items()
+    }
+
+
+class Network(NamedTuple):
+    """A network with the rule's weights."""
+
+    graphdef: nnx.GraphDef
+    params: dict[str, Any]
+    batch_stats: dict[str, Any]
+
+
+def network(config: Config, dtype: str) -> Network:
+    """The network of `config`, converted from mmsegmentation's."""
+    file = f"mmseg_{config.backbone}"
+    arrays = convert(Path(file), state_dict(file), config).arrays
+    graphdef, params, batch_stats = split_model(config)
+    trees = (
+        {name: arrays[name].astype(dtype) for name in flatten(t)} for t in (params, batch_stats)
+    )
+    return Network(graphdef, *map(unflatten, trees))
+
+
+def our_names(file: str) -> dict[str, str]:
+    """The names in mmsegmentation's checkpoint -> the names here."""
+    shapes = SHAPES[file].items()
+    return {key: rename(MMSEG, key, np.empty(shape))[0] for key, shape in shapes}
+
+
+def jit(function: Callable) -> Callable:
+    """jax.jit as these tests use it."""
+    return jax.jit(function, compiler_options=FAST_COMPILE)
+
+
+@contextmanager
+def precision(dtype: str) -> Iterator[None]:
+    """JAX's 64-bit mode within the block if `dtype` is float64."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def sample_error(name: str, values: np.ndarray) -> float:
+    """Largest difference of `values` from the stored sample, over the largest number of all."""
+    sample = np.asarray(values).ravel()[:: int(OUTPUTS[f"{name}/step"])]
+    return abs(sample - OUTPUTS[f"{name}/values"]).max() / OUTPUTS[f"{name}/largest"]
