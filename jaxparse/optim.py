@@ -22,8 +22,10 @@ def learning_rate(config: Config, step: Array | int) -> Array:
     mmsegmentation's poly policy, power 1, minimum 0: the warm-up scales the decayed rate.
     """
     step = jnp.asarray(step, float)
-    rate = config.learning_rate * (1 - step / config.steps)
-    warmup = 1 - (1 - step / max(config.warmup_steps, 1)) * (1 - WARMUP_RATIO)
+    # (total - i) / total, not 1 - i / total: float32 would lose the last steps' digits.
+    rate = config.learning_rate * (config.steps - step) / config.steps
+    begun = step / max(config.warmup_steps, 1)
+    warmup = begun + (1 - begun) * WARMUP_RATIO  # = 1 - (1 - begun) (1 - WARMUP_RATIO)
     return jnp.where(step < config.warmup_steps, rate * warmup, rate)
 
 

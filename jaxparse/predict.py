@@ -22,9 +22,10 @@ from jaxparse.checkpoint import load_network
 from jaxparse.data import find_images, read_ahead, resize_image
 from jaxparse.files import atomic_path
 from jaxparse.images import read_image, write_image, write_mask
-from jaxparse.models.layers import apply_class_first, resize_matrix
+from jaxparse.metrics import highest_class
+from jaxparse.models.functional import apply_class_first, resize_matrix
 from jaxparse.overlay import overlay as draw_overlay
-from jaxparse.steps import highest_class, make_logits_step
+from jaxparse.steps import make_logits_step
 
 # Height and width of what is upsampled at once, in 19 float maps: 5 MB, where a photograph of 12
 # megapixels would take 0.9 GB.

@@ -20,7 +20,7 @@ from jaxparse.config import Config
 from jaxparse.losses import cross_entropy
 from jaxparse.metrics import confusion_matrix, highest_class, pixel_accuracy
 from jaxparse.models import build_model, split_model
-from jaxparse.models.layers import apply_class_first, resize_logits, resize_matrix
+from jaxparse.models.functional import apply_class_first, resize_logits, resize_matrix
 from jaxparse.optim import make_optimizer
 
 # Of ImageNet, RGB in 0..255.

@@ -13,7 +13,8 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jaxparse.models.layers import NORM_EPSILON, DropPath, Linear, gelu, linear_init
+from jaxparse.models.functional import gelu
+from jaxparse.models.layers import NORM_EPSILON, DropPath, Linear, linear_init
 
 WINDOW_SIZE = 7
 PATCH_SIZE = 4

@@ -5,14 +5,8 @@ from collections.abc import Sequence
 from flax import nnx
 from jax import Array
 
-from jaxparse.models.layers import (
-    Classifier,
-    ConvNormAct,
-    FusionNormAct,
-    adaptive_average_pool,
-    channel_dropout,
-    resize_bilinear,
-)
+from jaxparse.models.functional import adaptive_average_pool, resize_bilinear
+from jaxparse.models.layers import Classifier, ConvNormAct, FusionNormAct, channel_dropout
 
 POOL_SCALES = (1, 2, 3, 6)
 

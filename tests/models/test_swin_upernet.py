@@ -1,7 +1,6 @@
 from collections.abc import Callable, Iterator
 
 import jax
-import numpy as np
 import pytest
 from flax import nnx
 

@@ -1,0 +1,118 @@
+"""Times of the compiled training step and of inference: `python -m jaxparse.benchmark --exp NAME`.
+
+Medians over repeated runs on random pictures, in this process and on this machine's devices.
+Inference is one picture: network, logits resized to the picture, argmax.
+"""
+
+import json
+import resource
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from jaxparse.classes import NUM_CLASSES
+from jaxparse.cli import run
+from jaxparse.config import Config, parse_config
+from jaxparse.steps import (
+    init_state,
+    make_logits_step,
+    make_mesh,
+    make_train_step,
+    predict_label,
+    shard_batch,
+)
+
+REPEATS = 5
+
+
+def median_seconds(call: Callable[[], Any], repeats: int) -> float:
+    """Median wall time of `call` after one that is not counted; waits for what it returns."""
+    jax.block_until_ready(call())
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready(call())
+        seconds.append(time.perf_counter() - started)
+    return float(np.median(seconds))
+
+
+def benchmark_inference(config: Config, repeats: int = REPEATS) -> dict[str, float]:
+    """Seconds to compile and to run inference on one picture of image_size."""
+    size = (config.image_size, config.image_size)
+    state = init_state(config, make_mesh())
+    image = np.random.default_rng(0).integers(0, 256, (1, *size, 3), np.uint8)
+    logits_step = make_logits_step(config)
+
+    def infer(params: dict[str, Any], batch_stats: dict[str, Any], image: jax.Array) -> jax.Array:
+        logits = logits_step(params, batch_stats, image)
+        return predict_label(logits[0], np.array(size, np.int32), size)
+
+    args = (state.params, state.batch_stats, jax.device_put(image))
+    started = time.perf_counter()
+    compiled = jax.jit(infer).lower(*args).compile()
+    compile_s = time.perf_counter() - started
+    seconds = median_seconds(partial(compiled, *args), repeats)
+    return {"inference_compile_s": compile_s, "inference_s": seconds}
+
+
+def benchmark_training(config: Config, repeats: int = REPEATS) -> dict[str, float]:
+    """Seconds to compile and to run one training step of batch_size pictures."""
+    mesh, rng = make_mesh(), np.random.default_rng(0)
+    shape = (config.batch_size, config.image_size, config.image_size)
+    batch = {
+        "image": rng.integers(0, 256, (*shape, 3), np.uint8),
+        "label": rng.integers(0, NUM_CLASSES, shape, np.uint8),
+    }
+    batch, state = shard_batch(batch, mesh), init_state(config, mesh)
+    started = time.perf_counter()
+    step = make_train_step(config).lower(state, batch).compile()
+    compile_s = time.perf_counter() - started
+
+    def train() -> jax.Array:
+        nonlocal state
+        state, metrics = step(state, batch)
+        return metrics.loss
+
+    return {"train_compile_s": compile_s, "train_step_s": median_seconds(train, repeats)}
+
+
+def peak_memory_gb() -> dict[str, float]:
+    """Peak resident memory of this process and, where devices tell, of the first device."""
+    peaks = {"peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        peaks["peak_device_gb"] = stats["peak_bytes_in_use"] / 1e9
+    return peaks
+
+
+def main() -> None:
+    """Prints a table, and last one line of JSON."""
+    config = parse_config("python -m jaxparse.benchmark", "Times training and inference.")
+    figures = {
+        "network": config.backbone,
+        "image_size": config.image_size,
+        "batch_size": config.batch_size,
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "repeats": REPEATS,
+    }
+    figures |= benchmark_inference(config)
+    figures |= benchmark_training(config)
+    figures |= peak_memory_gb()
+    table = Table("figure", title="benchmark")
+    table.add_column("value", justify="right")
+    rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}
+    for name, value in rounded.items():
+        table.add_row(name, str(value))
+    Console(stderr=True).print(table)
+    print(json.dumps(rounded))
+
+
+if __name__ == "__main__":
+    run(main)

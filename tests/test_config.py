@@ -1,0 +1,101 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from jaxparse.config import (
+    EXPERIMENTS,
+    Config,
+    differing_fields,
+    load_experiment,
+    parse_config,
+    read_config,
+    save_config,
+)
+
+
+def parse(*args: str) -> Config:
+    return parse_config("train", "Trains.", list(args))
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_experiment_loads_by_name_and_by_path(path: Path) -> None:
+    config = load_experiment(path.stem)
+    assert config == load_experiment(str(path))
+    assert config.workdir == f"runs/{path.stem}"
+
+
+@pytest.mark.parametrize("name", ["swin_t", "swin_b"])
+def test_recipe_of_the_original_runs(name: str) -> None:
+    config = load_experiment(name)
+    expected = {
+        "backbone": name,
+        "head_channels": 512,
+        "auxiliary_channels": 256,
+        "drop_path_rate": 0.3,
+        "dropout_rate": 0.1,
+        "auxiliary_weight": 0.4,
+        "image_size": 512,
+        "batch_size": 4,
+        "steps": 160_000,
+        "learning_rate": 6e-5,
+        "warmup_steps": 1500,
+        "weight_decay": 0.01,
+        "eval_every": 16_000,
+        "log_every": 50,
+    }
+    assert {field: getattr(config, field) for field in expected} == expected
+
+
+def test_flags_override_the_experiment() -> None:
+    config = parse("--image-size", "64", "--exp", "swin_nano", "--init-weights", "w.safetensors")
+    changed = {"image_size": 64, "init_weights": "w.safetensors"}
+    assert config == dataclasses.replace(load_experiment("swin_nano"), **changed)
+
+
+def test_unknown_flag_and_missing_experiment_end_with_usage(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for args in (("--exp", "swin_nano", "--stepz", "5"), ("--steps", "5")):
+        with pytest.raises(SystemExit) as stop:
+            parse(*args)
+        assert stop.value.code == 2
+    assert "--exp" in capsys.readouterr().err
+
+
+def test_unknown_experiment_lists_the_known() -> None:
+    with pytest.raises(ValueError, match="no experiment swim_t .* there are: quickstart, swin_b"):
+        load_experiment("swim_t")
+
+
+def test_experiment_without_config(tmp_path: Path) -> None:
+    path = tmp_path / "empty.py"
+    path.write_text("settings = 1\n")
+    with pytest.raises(ValueError, match="must end in `config = Config"):
+        load_experiment(str(path))
+
+
+@pytest.mark.parametrize("field, value", [("steps", 0), ("batch_size", -1), ("dropout_rate", 1.0)])
+def test_values_out_of_range(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{field} is {value}; it must be"):
+        Config(**{field: value})
+
+
+def test_config_survives_the_disk(tmp_path: Path) -> None:
+    config = Config(backbone="swin_b", seed=3, learning_rate=1e-4)
+    save_config(config, tmp_path)
+    assert read_config(tmp_path) == config
+
+
+def test_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no run: it has no config.json"):
+        read_config(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"colour": 3}))
+    with pytest.raises(ValueError, match="not a config of this version.*colour"):
+        read_config(tmp_path)
+
+
+def test_only_fields_that_change_the_result_differ() -> None:
+    ours = Config(seed=1, log_every=7, num_workers=9, workdir="here")
+    assert differing_fields(ours, Config()) == {"seed": (1, 0)}

@@ -1,0 +1,95 @@
+"""The layers of the package: who may import whom, read from the sources."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "jaxparse"
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.stem != "__init__" or path.parent.name == "models"
+}
+LAYERS = [
+    {"classes", "config", "files", "cli", "images"},
+    {"drawing", "portrait", "synthetic", "data", "losses", "metrics", "optim", "logs", "overlay"}
+    | {name for name in MODULES if name.startswith("models")},
+    {"checkpoint", "steps"},
+    {"train", "evaluate", "predict", "convert_weights", "benchmark", "check_data"},
+]
+# What a layer may import of itself: importer -> imported.
+WITHIN = {
+    "config": {"files"},
+    "images": {"classes", "files"},
+    "portrait": {"drawing"},
+    "synthetic": {"portrait", "drawing"},
+    "data": {"synthetic"},
+    "steps": set(),
+    "train": {"evaluate"},
+}
+# data's command line, which imports it inside main().
+LATE = {("data", "check_data")}
+WITHOUT_JAX = {"classes", "config", "files", "images", "drawing", "portrait", "synthetic", "data"}
+
+
+def level(module: str) -> int:
+    return next(i for i, layer in enumerate(LAYERS) if module in layer)
+
+
+def imports(module: str, top_only: bool) -> set[str]:
+    """Names that the module imports; with `top_only` those outside of functions."""
+    tree = ast.parse(MODULES[module].read_text())
+    nodes = tree.body if top_only else list(ast.walk(tree))
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def project_imports(module: str) -> set[str]:
+    names = {name.removeprefix("jaxparse.") for name in imports(module, top_only=False)}
+    return (names | {f"{name}.__init__" for name in names}) & MODULES.keys()
+
+
+def test_every_module_has_a_layer() -> None:
+    assert set().union(*LAYERS) == MODULES.keys()
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {n for n in MODULES if "models" in n}))
+def test_imports_only_from_below(module: str) -> None:
+    for imported in project_imports(module) - {"models.__init__"}:
+        if (module, imported) in LATE:
+            continue
+        below = level(imported) < level(module)
+        assert below or imported in WITHIN.get(module, ()), f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("models.")])
+def test_layers_of_the_networks(module: str) -> None:
+    imported = {name for name in project_imports(module) if name.startswith("models")}
+    functions, heads = {"models.functional"}, {"models.upernet", "models.fcn"}
+    layers = functions | {"models.layers"}
+    backbones = {"models.swin"}
+    allowed = {
+        "models.functional": set(),
+        "models.layers": functions,
+        "models.segmentor": layers,
+        "models.__init__": layers | backbones | heads | {"models.segmentor"},
+    }
+    assert imported - {"models.__init__"} <= allowed.get(module, layers)
+
+
+@pytest.mark.parametrize("module", sorted(WITHOUT_JAX))
+def test_loader_workers_stay_light(module: str) -> None:
+    assert not any(name.split(".")[0] in ("jax", "flax") for name in imports(module, False))
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_torch_is_imported_only_inside_functions_of_the_converter(module: str) -> None:
+    assert not any(name.split(".")[0] == "torch" for name in imports(module, True))
+    if module != "convert_weights":
+        assert not any(name.split(".")[0] == "torch" for name in imports(module, False))

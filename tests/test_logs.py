@@ -1,0 +1,34 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from jaxparse.logs import MetricsLog
+
+# tf.summary's protobuf code, which this package does not call itself.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def read(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_rows_and_best(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, 0)
+    assert log.best("val/mIoU") == float("-inf")
+    log.write(1, "train", {"loss": 2.0})
+    log.write(2, "val", {"mIoU": 0.5})
+    log.write(4, "val", {"mIoU": 0.4})
+    assert log.best("val/mIoU") == 0.5
+    log.close()
+    assert read(tmp_path)[:2] == [{"step": 1, "train/loss": 2.0}, {"step": 2, "val/mIoU": 0.5}]
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_going_on_drops_later_and_torn_rows(tmp_path: Path) -> None:
+    whole = '{"step": 1, "train/loss": 2.0}\n{"step": 5, "train/loss": 1.0}\n'
+    (tmp_path / "metrics.jsonl").write_text(whole + '{"step": 3, "trai')
+    log = MetricsLog(tmp_path, 3)
+    log.write(4, "train", {"loss": 1.5})
+    log.close()
+    assert [row["step"] for row in read(tmp_path)] == [1, 4]
