@@ -1,6 +1,6 @@
 """swin_nano on the built-in drawn faces, 128×128: minutes on two CPU cores, no files needed.
 
-    python -m jaxparse.train --exp quickstart
+python -m jaxparse.train --exp quickstart
 """
 
 from jaxparse.config import Config

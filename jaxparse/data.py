@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from jaxparse.classes import IGNORE_LABEL
+from jaxparse.cli import run
 from jaxparse.config import SYNTHETIC, Config
 from jaxparse.images import read_pair, read_size, require_equal_sizes
 from jaxparse.synthetic import draw_face
@@ -340,14 +341,14 @@ def read_ahead(read: Callable[[T], R], items: Iterable[T], num_threads: int) -> 
             yield pending.popleft().result()
 
 
-def main() -> None:
+def main() -> int:
     """Command line: `--check DIR`."""
     import tyro
 
     from jaxparse.check_data import print_check
 
-    raise SystemExit(tyro.cli(print_check, prog="python -m jaxparse.data"))
+    return tyro.cli(print_check, prog="python -m jaxparse.data")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

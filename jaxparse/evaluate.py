@@ -29,16 +29,16 @@ from jaxparse.config import Config
 from jaxparse.data import EvalLoader, make_eval_loader
 from jaxparse.files import atomic_path
 from jaxparse.images import write_image
-from jaxparse.metrics import Scores, scores
-from jaxparse.models.layers import resize_logits
+from jaxparse.metrics import Scores, highest_class, scores
+from jaxparse.models.functional import resize_logits
 from jaxparse.overlay import contact_sheet
 from jaxparse.steps import (
-    highest_class,
     make_eval_step,
     make_logits_step,
     make_mesh,
     replicated,
     shard_batch,
+    use_compilation_cache,
 )
 
 
@@ -175,6 +175,7 @@ def main() -> None:
     """Command line of `evaluate_network`."""
     import tyro
 
+    use_compilation_cache()
     tyro.cli(evaluate_network, prog="python -m jaxparse.evaluate")
 
 

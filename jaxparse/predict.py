@@ -8,9 +8,10 @@ programs, the network and the upsampling of a tile.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -19,18 +20,20 @@ from rich.console import Console
 
 from jaxparse import cli
 from jaxparse.checkpoint import load_network
+from jaxparse.config import Config
 from jaxparse.data import find_images, read_ahead, resize_image
 from jaxparse.files import atomic_path
 from jaxparse.images import read_image, write_image, write_mask
 from jaxparse.metrics import highest_class
 from jaxparse.models.functional import apply_class_first, resize_matrix
 from jaxparse.overlay import overlay as draw_overlay
-from jaxparse.steps import make_logits_step
+from jaxparse.steps import make_logits_step, use_compilation_cache
 
 # Height and width of what is upsampled at once, in 19 float maps: 5 MB, where a photograph of 12
 # megapixels would take 0.9 GB.
 TILE = 256
 
+T = TypeVar("T")
 Network = Callable[[np.ndarray], Array]  # uint8 [B, S, S, 3] -> logits float32 [B, h, w, 19]
 
 
@@ -157,22 +160,23 @@ def require_free(paths: Iterable[Path], output: Path, endings: Iterable[str]) ->
 
 
 def predict_files(
+    config: Config,
     network: Network,
     paths: list[Path],
     output: Path,
     endings: Iterable[str],
-    image_size: int,
-    batch_size: int,
-    num_workers: int,
-) -> Iterator[ValueError | None]:
-    """Writes the files of every picture; yields None for each one done, or what is wrong with it.
+    track: Callable[[Iterable[T]], Iterable[T]] = iter,
+) -> Iterator[ValueError]:
+    """Writes the files of every picture; yields what is wrong with those that cannot be read.
 
-    The network takes squares of `image_size`, `batch_size` at once.
+    Of `config` it takes image_size, batch_size and num_workers. `track` is passed an iterator with
+    an item per picture and hands its items on: a progress bar.
     """
-    pictures = read_ahead(partial(read_picture, image_size=image_size), paths, num_workers)
-    predictions = predict_pictures(network, pictures, batch_size)
+    read = partial(read_picture, image_size=config.image_size)
+    pictures = read_ahead(read, paths, config.num_workers)
+    predictions = predict_pictures(network, pictures, config.batch_size)
     write = partial(write_prediction, output=output, endings=endings)
-    yield from read_ahead(write, predictions, num_workers)
+    yield from filter(None, read_ahead(write, track(predictions), config.num_workers))
 
 
 def predict(
@@ -202,21 +206,21 @@ def predict(
     Returns 1 if a picture could not be read, else 0.
     """
     paths = list(dict.fromkeys(find_images(input)))
+    if not paths:
+        raise ValueError("--input names no picture; give pictures or folders of pictures")
     endings = (".png", *["_overlay.png"] * overlay, *[".npy"] * logits)
     require_free(paths, output, endings)
     config, params, batch_stats = load_network(workdir, exp, weights)
+    config = replace(config, batch_size=min(batch_size, len(paths)), num_workers=num_workers)
     output.mkdir(parents=True, exist_ok=True)
     network = partial(make_logits_step(config), *jax.device_put((params, batch_stats)))
-    batch_size = min(batch_size, len(paths))
     bad = 0
     with cli.progress_bar(Console(stderr=True)) as progress:
-        results = predict_files(
-            network, paths, output, endings, config.image_size, batch_size, num_workers
-        )
-        for fault in progress.track(results, len(paths), description="predicting"):
-            if fault:
-                bad += 1
-                progress.console.print(fault, markup=False, highlight=False, soft_wrap=True)
+        track = partial(progress.track, total=len(paths), description="predicting")
+        for fault in predict_files(config, network, paths, output, endings, track):
+            bad += 1
+            # Not wrapped: people grep and copy these lines.
+            progress.console.print(fault, markup=False, highlight=False, soft_wrap=True)
     skipped = f", {bad} of {len(paths)} pictures skipped" if bad else ""
     print(f"{len(paths) - bad} masks in {output}{skipped}")
     return 1 if bad else 0
@@ -226,6 +230,7 @@ def main() -> int:
     """Command line of `predict`."""
     import tyro
 
+    use_compilation_cache()
     return tyro.cli(predict, prog="python -m jaxparse.predict")
 
 

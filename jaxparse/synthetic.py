@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from jaxparse.cli import run
 from jaxparse.drawing import render, table, to_rgb
 from jaxparse.images import write_image, write_mask
 from jaxparse.portrait import SIDES, Person, draw_parts, random_color, random_person
@@ -108,14 +109,11 @@ def write_faces(
 
 
 def main() -> None:
-    """Command line: `--output DIR --count N`; one line and exit code 1 on an error."""
+    """Command line: `--output DIR --count N`."""
     import tyro
 
-    try:
-        tyro.cli(write_faces, prog="python -m jaxparse.synthetic")
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from error
+    tyro.cli(write_faces, prog="python -m jaxparse.synthetic")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -35,6 +35,7 @@ from jaxparse.steps import (
     make_train_step,
     replicated,
     shard_batch,
+    use_compilation_cache,
 )
 
 
@@ -245,6 +246,7 @@ def train(config: Config, console: Console) -> int:
 
 def main() -> int:
     """Command line: `--exp NAME` and every field of its Config."""
+    use_compilation_cache()
     return train(parse_config("python -m jaxparse.train", "Trains a network."), Console())
 
 

@@ -186,3 +186,25 @@ def test_no_input_is_one_line(
     error = capsys.readouterr().err
     assert error == f"error: there is no {missing}; expected a picture or a folder of pictures\n"
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--input"], "--input names no picture"),
+        (["--batch-size", 0], "batch_size is 0; it must be at least 1"),
+        (["--num-workers", 0], "num_workers is 0; it must be at least 1"),
+        (["--workdir", "runs/x"], "give either --workdir RUN, or --exp NAME and --weights FILE"),
+    ],
+)
+def test_bad_flags_are_one_line(
+    command: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list,
+    words: str,
+) -> None:
+    path = draw(tmp_path / "in" / "face.png", 0, (8, 8))
+    assert command("--input", path, "--output", tmp_path / "out", *flags) == 1
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1

@@ -14,8 +14,10 @@ from jaxparse.models.functional import conv3x3, conv3x3_of_resized, dense
 BATCH_NORM_MOMENTUM = 0.9
 NORM_EPSILON = 1e-5
 
-# From noise, as mmsegmentation: convolutions by Kaiming's rule over the outputs, the rest 0.02.
+# From noise as mmsegmentation: mmcv's rule in ConvModule, torch's default in other convolutions,
+# 0.02 in linear layers.
 kaiming_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+torch_conv_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 linear_init = nnx.initializers.normal(0.02)
 
 

@@ -14,7 +14,7 @@ from flax import nnx
 from jax import Array
 
 from jaxparse.models.functional import gelu
-from jaxparse.models.layers import NORM_EPSILON, DropPath, Linear, linear_init
+from jaxparse.models.layers import NORM_EPSILON, DropPath, Linear, torch_conv_init
 
 WINDOW_SIZE = 7
 PATCH_SIZE = 4
@@ -77,7 +77,7 @@ class WindowAttention(nnx.Module):
 
     def __init__(self, dim: int, num_heads: int, shift: int, *, rngs: nnx.Rngs) -> None:
         self.num_heads, self.shift = num_heads, shift
-        table = linear_init(rngs.params(), ((2 * WINDOW_SIZE - 1) ** 2, num_heads))
+        table = jnp.zeros(((2 * WINDOW_SIZE - 1) ** 2, num_heads))
         self.relative_position_bias_table = nnx.Param(table)
         self.qkv = Linear(dim, 3 * dim, rngs=rngs)
         self.proj = Linear(dim, dim, rngs=rngs)
@@ -145,7 +145,13 @@ class PatchEmbed(nnx.Module):
 
     def __init__(self, embed_dim: int, *, rngs: nnx.Rngs) -> None:
         self.proj = nnx.Conv(
-            3, embed_dim, (PATCH_SIZE, PATCH_SIZE), PATCH_SIZE, padding="VALID", rngs=rngs
+            3,
+            embed_dim,
+            (PATCH_SIZE, PATCH_SIZE),
+            PATCH_SIZE,
+            padding="VALID",
+            kernel_init=torch_conv_init,
+            rngs=rngs,
         )
         self.norm = layer_norm(embed_dim, rngs=rngs)
 
