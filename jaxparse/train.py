@@ -7,8 +7,10 @@ loss of the step before, so the next batch is decoded and copied while the devic
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -16,6 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from jaxparse.checkpoint import BEST_WEIGHTS, Checkpoints, flatten, load_weights, save_weights
@@ -114,7 +117,7 @@ def summarise(
 
 def log_line(config: Config, step: int, row: dict[str, float]) -> str:
     """One line for the terminal."""
-    left = time.strftime("%H:%M:%S", time.gmtime((config.steps - step) * row["seconds_per_step"]))
+    left = timedelta(seconds=round((config.steps - step) * row["seconds_per_step"]))
     return (
         f"step {step}/{config.steps}  loss {row['loss']:.4f} "
         f"(decode {row['decode_loss']:.4f}, auxiliary {row['auxiliary_loss']:.4f})  "
@@ -144,8 +147,9 @@ class Evaluation:
         self.config, self.loader, self.log = config, loader, log
         self.eval_step = make_eval_step(config)
 
-    def __call__(self, state: TrainState, step: int) -> Scores:
-        result = scores(evaluate(self.eval_step, state.params, state.batch_stats, self.loader))
+    def __call__(self, state: TrainState, step: int, advance: Callable[[int], object]) -> Scores:
+        confusion = evaluate(self.eval_step, state.params, state.batch_stats, self.loader, advance)
+        result = scores(confusion)
         means = result.means()
         if means["mIoU"] > self.log.best("val/mIoU"):
             source = f"step {step} of {self.config.workdir}: val mIoU {100 * means['mIoU']:.2f}"
@@ -157,6 +161,11 @@ class Evaluation:
             )
         self.log.write(step, "val", means)
         return result
+
+
+def show_progress(bar: Progress, task: TaskID, done: int) -> None:
+    """Moves a bar that hides when it is full."""
+    bar.update(task, completed=done, visible=done < bar.tasks[task].total)
 
 
 def evaluation_line(step: int, result: Scores) -> str:
@@ -208,7 +217,8 @@ def train(config: Config, console: Console) -> int:
     interval: list[StepMetrics] = []
     started = time.perf_counter()
     with stop_requests() as stops, progress_bar(console) as bar:
-        task = bar.add_task("training", total=config.steps, completed=first)
+        training = bar.add_task("training", total=config.steps, completed=first)
+        evaluating = bar.add_task("evaluating", total=len(val_loader.source), visible=False)
         for step in range(first + 1, config.steps + 1):
             state, metrics = train_step(state, shard_batch(next(loader), mesh))
             if interval:
@@ -220,16 +230,16 @@ def train(config: Config, console: Console) -> int:
                 require_finite(metrics, step, checkpoints)
                 row = summarise(config, interval, step, time.perf_counter() - started)
                 log.write(step, "train", row)
-                console.print(log_line(config, step, row), highlight=False)
+                console.print(log_line(config, step, row), soft_wrap=True, highlight=False)
                 interval = []
             if evaluates:
-                result = evaluation(state, step)
-                console.print(evaluation_line(step, result), highlight=False)
+                result = evaluation(state, step, partial(show_progress, bar, evaluating))
+                console.print(evaluation_line(step, result), soft_wrap=True, highlight=False)
             if evaluates or stops_here:
                 checkpoints.save(step, state, loader)
             if not interval:
                 started = time.perf_counter()
-            bar.update(task, completed=step)
+            bar.update(training, completed=step)
             if stops_here:
                 break
     checkpoints.close()

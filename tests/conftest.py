@@ -33,6 +33,12 @@ def noise(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.nda
     return (offset + rng.normal(0, fan_in**-0.5, shape)).astype(np.float32)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests that compile the same program compile it once."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+
+
 @pytest.fixture(scope="session")
 def nano(tmp_path_factory: pytest.TempPathFactory) -> Nano:
     folder = tmp_path_factory.mktemp("nano")

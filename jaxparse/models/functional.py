@@ -91,27 +91,6 @@ def gelu(x: Array) -> Array:
     return 0.5 * x * (1 + jax.lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
 
 
-@jax.custom_vjp
-def dense(x: Array, kernel: Array) -> Array:
-    """[..., I], [I, O] -> [..., O]."""
-    return x @ kernel
-
-
-def _dense_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return dense(x, kernel), (x, kernel)
-
-
-def _dense_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
-    x, kernel = saved
-    # Both operands are written out before the product: XLA on a CPU otherwise computes what makes
-    # them (the backward pass of a layer norm, say) element by element in transposed order.
-    x, grad = jax.lax.optimization_barrier((x, grad))
-    return grad @ kernel.T, jnp.einsum("...i,...o->io", x, grad)
-
-
-dense.defvjp(_dense_forward, _dense_backward)
-
-
 # Winograd's F(2x2, 3x3) (Lavin & Gray 2016, arXiv:1509.09308): kernels to 4 points of an axis.
 WINOGRAD_KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
@@ -160,8 +139,6 @@ def _winograd_conv(x: Array, kernel: Array) -> Array:
 def _winograd_kernel_grad(x: Array, grad: Array) -> Array:
     tiles = _winograd_input(_to_even(x))
     grads = _winograd_output_transposed(_to_even(grad))
-    # Written out before the products, or XLA transposes them element by element.
-    tiles, grads = jax.lax.optimization_barrier((tiles, grads))
     products = jnp.einsum("qpbhwi,qpbhwo->qpio", tiles, grads)
     transform = WINOGRAD_KERNEL.astype(grad.dtype)
     return jnp.einsum("pv,qpio,qu->vuio", transform, products, transform)
@@ -220,7 +197,7 @@ def conv3x3_of_resized(x: Array, kernel: Array, size: tuple[int, int]) -> Array:
     columns = columns.swapaxes(1, 2).reshape(size[1], 3 * width)
     by_row = []
     for taps in kernel:  # one row of the kernel: [3, I, O]
-        products = dense(x, taps.swapaxes(0, 1).reshape(in_channels, -1))  # B h w 3·O
+        products = x @ taps.swapaxes(0, 1).reshape(in_channels, -1)  # B h w 3·O
         by_row.append(left_multiply(columns, products.reshape(batch, height, 3 * width, -1)))
     stacked = jnp.concatenate(by_row, axis=1)  # B 3·h W O
     out = left_multiply(rows.reshape(size[0], -1), stacked.reshape(batch, 3 * height, -1))

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jaxparse.models.functional import conv3x3, conv3x3_of_resized, dense
+from jaxparse.models.functional import conv3x3, conv3x3_of_resized
 
 # Of torch: the share of the old running statistics is 1 - 0.1.
 BATCH_NORM_MOMENTUM = 0.9
@@ -32,7 +32,7 @@ class Linear(nnx.Module):
             self.bias = nnx.Param(jnp.zeros(features))
 
     def __call__(self, x: Array) -> Array:
-        x = dense(x, self.kernel[...])
+        x = x @ self.kernel[...]
         return x + self.bias[...] if hasattr(self, "bias") else x
 
 
@@ -45,7 +45,7 @@ class Conv(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         kernel = self.kernel[...]
-        return dense(x, kernel[0, 0]) if kernel.shape[0] == 1 else conv3x3(x, kernel)
+        return x @ kernel[0, 0] if kernel.shape[0] == 1 else conv3x3(x, kernel)
 
 
 class ResizeConcatConv(nnx.Module):
@@ -154,7 +154,7 @@ class Classifier(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(num_classes))
 
     def __call__(self, x: Array) -> Array:
-        return dense(x, self.kernel[0, 0]) + self.bias[...]
+        return x @ self.kernel[0, 0] + self.bias[...]
 
 
 def channel_dropout(rate: float) -> nnx.Dropout:

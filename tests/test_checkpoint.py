@@ -1,0 +1,112 @@
+from dataclasses import replace
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from jaxparse.checkpoint import (
+    flatten,
+    load_network,
+    load_weights,
+    read_weights,
+    save_weights,
+    unflatten,
+)
+from jaxparse.config import load_experiment, save_config
+from jaxparse.models import split_model
+
+CONFIG = load_experiment("swin_nano")
+
+
+@pytest.fixture(scope="module")
+def arrays() -> dict[str, np.ndarray]:
+    """A number of its own for every array of swin_nano."""
+    _, params, batch_stats = split_model(CONFIG)
+    wanted = flatten(params) | flatten(batch_stats)
+    return {k: np.full(v.shape, i, np.float32) for i, (k, v) in enumerate(wanted.items())}
+
+
+def load(path: Path, allow_fresh: bool = False) -> dict[str, np.ndarray]:
+    _, params, batch_stats = split_model(CONFIG)
+    params = unflatten({k: jnp.full(v.shape, -1.0) for k, v in flatten(params).items()})
+    loaded = load_weights(path, CONFIG, params, batch_stats, allow_fresh)
+    return flatten(loaded[0]) | flatten(loaded[1])
+
+
+def test_flatten_and_back() -> None:
+    tree = {"layers": {0: {"kernel": 1}, 1: {"kernel": 2}}, "norm0": {"scale": 3}}
+    flat = {"layers.0.kernel": 1, "layers.1.kernel": 2, "norm0.scale": 3}
+    assert flatten(tree) == flat
+    assert unflatten(flat) == tree
+
+
+def test_weights_survive_the_disk(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, arrays, CONFIG, "a test")
+    loaded = load(path)
+    assert loaded.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(loaded[name], array)
+    metadata = read_weights(path)[1]
+    assert metadata["source"] == "a test"
+    assert '"backbone": "swin_nano"' in metadata["network"]
+    assert metadata["classes"].startswith("background,skin,nose")
+    assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]  # no temporary left
+
+
+def test_fresh_parts_keep_their_noise(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    path = tmp_path / "backbone.safetensors"
+    backbone = {k: v for k, v in arrays.items() if k.startswith("backbone.")}
+    save_weights(path, backbone, CONFIG, "a test", fresh=("decode_head.", "auxiliary_head."))
+    loaded = load(path, allow_fresh=True)
+    np.testing.assert_array_equal(loaded["backbone.norm0.scale"], arrays["backbone.norm0.scale"])
+    assert float(loaded["decode_head.conv_seg.bias"][0]) == -1
+    with pytest.raises(ValueError, match="has no weights for decode_head., auxiliary_head.; train"):
+        load(path)
+
+
+def test_names_and_shapes_must_match(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    path = tmp_path / "w.safetensors"
+    wrong = dict(arrays, extra=np.zeros(3, np.float32))
+    del wrong["backbone.norm1.bias"]
+    wrong["backbone.norm0.bias"] = np.zeros(7, np.float32)
+    save_weights(path, wrong, CONFIG, "a test")
+    with pytest.raises(ValueError) as error:
+        load(path)
+    assert str(error.value) == (
+        f"{path} does not fit the network: missing backbone.norm1.bias; unknown extra; "
+        "backbone.norm0.bias is (7,), not (32,)"
+    )
+
+
+def test_weights_of_another_network(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, arrays, replace(CONFIG, backbone="swin_t"), "a test")
+    with pytest.raises(ValueError, match='holds .*"swin_t".*, not .*"swin_nano".*; check --exp'):
+        load(path)
+
+
+def test_files_of_other_kinds(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with pytest.raises(ValueError, match="no file .*gone.safetensors; python -m jaxparse.convert"):
+        read_weights(tmp_path / "gone.safetensors")
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"weight": np.zeros(3, np.float32)}, foreign)
+    with pytest.raises(ValueError, match="was not written by jaxparse; run"):
+        read_weights(foreign)
+    cut = tmp_path / "cut.safetensors"
+    save_weights(cut, arrays, CONFIG, "a test")
+    cut.write_bytes(cut.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="cut.safetensors is not a safetensors file or is cut sho"):
+        read_weights(cut)
+
+
+def test_load_network_needs_a_run_or_an_experiment_with_weights(tmp_path: Path) -> None:
+    both = "give either --workdir RUN, or --exp NAME and --weights FILE"
+    for arguments in [(None, None, None), (None, "swin_t", None), ("run", "swin_t", "w")]:
+        with pytest.raises(ValueError, match=both):
+            load_network(*arguments)
+    save_config(CONFIG, tmp_path)
+    with pytest.raises(ValueError, match="has no best.safetensors yet; train writes it when"):
+        load_network(str(tmp_path), None, None)
