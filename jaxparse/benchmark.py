@@ -42,7 +42,7 @@ def median_seconds(call: Callable[[], Any], repeats: int) -> float:
     return float(np.median(seconds))
 
 
-def benchmark_inference(config: Config, repeats: int = REPEATS) -> dict[str, float]:
+def benchmark_inference(config: Config, repeats: int) -> dict[str, float]:
     """Seconds to compile and to run inference on one picture of image_size."""
     size = (config.image_size, config.image_size)
     state = init_state(config, make_mesh())
@@ -61,7 +61,7 @@ def benchmark_inference(config: Config, repeats: int = REPEATS) -> dict[str, flo
     return {"inference_compile_s": compile_s, "inference_s": seconds}
 
 
-def benchmark_training(config: Config, repeats: int = REPEATS) -> dict[str, float]:
+def benchmark_training(config: Config, repeats: int) -> dict[str, float]:
     """Seconds to compile and to run one training step of batch_size pictures."""
     mesh, rng = make_mesh(), np.random.default_rng(0)
     shape = (config.batch_size, config.image_size, config.image_size)
@@ -102,8 +102,8 @@ def main() -> None:
         "devices": jax.device_count(),
         "repeats": REPEATS,
     }
-    figures |= benchmark_inference(config)
-    figures |= benchmark_training(config)
+    figures |= benchmark_inference(config, REPEATS)
+    figures |= benchmark_training(config, REPEATS)
     figures |= peak_memory_gb()
     table = Table("figure", title="benchmark")
     table.add_column("value", justify="right")

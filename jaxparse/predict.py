@@ -66,7 +66,7 @@ def tile_matrices(in_size: int, out_size: int) -> list[np.ndarray]:
     return list(matrix.reshape(-1, TILE, in_size))
 
 
-def predict_label(logits: Array, size: tuple[int, int]) -> np.ndarray:
+def predict_tiled(logits: Array, size: tuple[int, int]) -> np.ndarray:
     """Logits [h, w, C] -> classes uint8 [*size]: resized to it bilinearly, then the highest."""
     height, width = size
     rows, columns = map(tile_matrices, logits.shape[:2], size)
@@ -90,7 +90,7 @@ def predict_batch(network: Network, batch: list[Picture], size: int) -> Iterator
     images = np.pad(images, ((0, size - len(batch)), (0, 0), (0, 0), (0, 0)))
     logits = network(images)
     for picture, picture_logits in zip(batch, logits, strict=False):
-        label = predict_label(picture_logits, picture.size)
+        label = predict_tiled(picture_logits, picture.size)
         yield Prediction(picture.path, label, np.asarray(picture_logits))
 
 

@@ -16,7 +16,7 @@ from jaxparse.data import make_eval_loader
 from jaxparse.images import read_label, write_image, write_mask
 from jaxparse.metrics import scores
 from jaxparse.overlay import colourise
-from jaxparse.predict import predict_files, predict_label
+from jaxparse.predict import predict_files, predict_tiled
 from jaxparse.steps import make_eval_step
 from jaxparse.synthetic import draw_face
 from tests.conftest import Nano
@@ -169,7 +169,7 @@ def test_examples_show_picture_truth_and_prediction(
         y, x = (np.arange(64) + 0.5) * height // 64, (np.arange(64) + 0.5) * width // 64
         label = batch["label"][row][np.ix_(y.astype(int), x.astype(int))]
         np.testing.assert_array_equal(truth, colourise(label))
-        wanted = colourise(predict_label(logits[row], (64, 64)))
+        wanted = colourise(predict_tiled(logits[row], (64, 64)))
         assert (prediction == wanted).mean() > 0.999
 
 

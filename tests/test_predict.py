@@ -10,7 +10,7 @@ from PIL import Image
 from jaxparse import cli, predict
 from jaxparse.images import write_image
 from jaxparse.overlay import blend
-from jaxparse.steps import predict_label as predict_label_whole
+from jaxparse.steps import predict_label
 from jaxparse.synthetic import draw_face
 from tests.conftest import Nano
 
@@ -66,9 +66,9 @@ def require_highest(label: np.ndarray, logits: np.ndarray) -> None:
 @pytest.mark.parametrize("size", [(5, 3), (37, 91), (256, 256), (257, 40), (300, 530)])
 def test_tiles_equal_the_picture_as_a_whole(size: tuple[int, int]) -> None:
     logits = np.random.default_rng(0).normal(size=(16, 12, 19)).astype(np.float32)
-    label = predict.predict_label(jax.device_put(logits), size)
+    label = predict.predict_tiled(jax.device_put(logits), size)
     assert label.shape == size and label.dtype == np.uint8
-    whole = predict_label_whole(logits, np.array(size, np.int32), size)
+    whole = predict_label(logits, np.array(size, np.int32), size)
     assert (label == whole).mean() > 0.9999  # else equal logits but for rounding
     if size != (300, 530):  # the slow formula takes seconds for it
         require_highest(label, resized(logits, size))

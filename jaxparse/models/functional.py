@@ -91,35 +91,58 @@ def gelu(x: Array) -> Array:
     return 0.5 * x * (1 + jax.lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
 
 
-# Winograd's F(2x2, 3x3) (Lavin & Gray 2016, arXiv:1509.09308): kernels to 4 points of an axis.
-WINOGRAD_KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+# Winograd's F(2×2, 3×3) (Lavin & Gray 2016, arXiv:1509.09308). Transforms go axis by axis; each
+# round stacks its points in front, so a result starts with the columns' points, then the rows'.
+
+
+def _split(x: Array, axis: int) -> list[Array]:
+    return [jax.lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])]
+
+
+def _winograd_kernel(kernel: Array) -> Array:
+    """[3, 3, I, O] -> [4, 4, I, O]."""
+    for axis in (0, 1):
+        k0, k1, k2 = _split(kernel, axis)
+        kernel = jnp.stack([k0, (k0 + k1 + k2) / 2, (k0 - k1 + k2) / 2, k2])
+    return kernel
+
+
+def _winograd_kernel_transposed(grad: Array) -> Array:
+    """[4, 4, I, O] -> [3, 3, I, O]."""
+    for axis in (0, 1):
+        g0, g1, g2, g3 = _split(grad, axis)
+        grad = jnp.stack([g0 + (g1 + g2) / 2, (g1 - g2) / 2, (g1 + g2) / 2 + g3])
+    return grad
 
 
 def _winograd_input(x: Array) -> Array:
-    """[B, H, W, C], H and W even -> [4, 4, B, H/2, W/2, C]: overlapping 4×4 tiles, transformed."""
-    for axis in (1, 3):  # the second round finds the first one's 4 in front
+    """[B, H, W, C], padded to even H and W -> [4, 4, B, H/2, W/2, C]: overlapping 4×4 tiles."""
+    x = _to_even(x)
+    for axis in (1, 3):
         pads = [(0, 0)] * x.ndim
         pads[axis] = (1, 1)
         padded, last = jnp.pad(x, pads), x.shape[axis] - 1
-        d = [jax.lax.slice_in_dim(padded, i, i + last, 2, axis) for i in range(4)]
-        x = jnp.stack([d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]])
+        d0, d1, d2, d3 = (jax.lax.slice_in_dim(padded, i, i + last, 2, axis) for i in range(4))
+        x = jnp.stack([d0 - d2, d1 + d2, d2 - d1, d1 - d3])
     return x
 
 
 def _winograd_output(m: Array) -> Array:
     """[4, 4, B, h, w, C] products -> [B, 2h, 2w, C]."""
-    m = jnp.stack([m[0] + m[1] + m[2], m[1] - m[2] - m[3]])
-    m = jnp.stack([m[:, 0] + m[:, 1] + m[:, 2], m[:, 1] - m[:, 2] - m[:, 3]])
+    for axis in (0, 1):
+        m0, m1, m2, m3 = _split(m, axis)
+        m = jnp.stack([m0 + m1 + m2, m1 - m2 - m3])
     _, _, batch, height, width, channels = m.shape  # first axis: row in the tile, second: column
     return m.transpose(2, 3, 0, 4, 1, 5).reshape(batch, 2 * height, 2 * width, channels)
 
 
 def _winograd_output_transposed(grad: Array) -> Array:
-    """[B, H, W, C] -> [4, 4, B, H/2, W/2, C]."""
+    """[B, H, W, C], padded to even H and W -> [4, 4, B, H/2, W/2, C]."""
+    grad = _to_even(grad)
     batch, height, width, channels = grad.shape
     grad = grad.reshape(batch, height // 2, 2, width // 2, 2, channels)
     for axis in (2, 4):
-        y0, y1 = (jax.lax.index_in_dim(grad, i, axis, keepdims=False) for i in range(2))
+        y0, y1 = _split(grad, axis)
         grad = jnp.stack([y0, y0 + y1, y0 - y1, -y1])
     return grad
 
@@ -129,19 +152,13 @@ def _to_even(x: Array) -> Array:
 
 
 def _winograd_conv(x: Array, kernel: Array) -> Array:
-    transform = WINOGRAD_KERNEL.astype(kernel.dtype)
-    kernels = jnp.einsum("pv,vuio,qu->qpio", transform, kernel, transform)
-    tiles = _winograd_input(_to_even(x))
-    products = jnp.einsum("qpbhwi,qpio->qpbhwo", tiles, kernels)
+    products = jnp.einsum("qpbhwi,qpio->qpbhwo", _winograd_input(x), _winograd_kernel(kernel))
     return _winograd_output(products)[:, : x.shape[1], : x.shape[2]]
 
 
 def _winograd_kernel_grad(x: Array, grad: Array) -> Array:
-    tiles = _winograd_input(_to_even(x))
-    grads = _winograd_output_transposed(_to_even(grad))
-    products = jnp.einsum("qpbhwi,qpbhwo->qpio", tiles, grads)
-    transform = WINOGRAD_KERNEL.astype(grad.dtype)
-    return jnp.einsum("pv,qpio,qu->vuio", transform, products, transform)
+    tiles, grads = _winograd_input(x), _winograd_output_transposed(grad)
+    return _winograd_kernel_transposed(jnp.einsum("qpbhwi,qpbhwo->qpio", tiles, grads))
 
 
 def _plain_conv(x: Array, kernel: Array) -> Array:
