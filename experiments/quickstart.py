@@ -1,6 +1,9 @@
 """swin_nano on the built-in drawn faces, 128×128: minutes on two CPU cores, no files needed.
 
-python -m jaxparse.train --exp quickstart
+    python -m jaxparse.train --exp quickstart
+
+Half the batch, twice the rate and no drop path, against swin_nano: many small steps learn the small
+classes sooner. 200 unseen faces: @@QUICK@@.
 """
 
 from jaxparse.config import Config
@@ -8,13 +11,13 @@ from jaxparse.config import Config
 config = Config(
     data_dir="synthetic",
     image_size=128,
-    batch_size=8,
+    batch_size=4,
     backbone="swin_nano",
     head_channels=64,
     auxiliary_channels=32,
-    drop_path_rate=0.1,
-    learning_rate=1e-3,
+    drop_path_rate=0.0,
+    learning_rate=2e-3,
     warmup_steps=100,
-    steps=2000,
-    eval_every=500,
+    steps=2200,
+    eval_every=1100,
 )
