@@ -164,7 +164,8 @@ class Checkpoints:
         )
 
     def latest_step(self) -> int | None:
-        """Steps done at the newest checkpoint, None if there is none."""
+        """Steps done at the newest checkpoint that is on disk, None if there is none."""
+        self.manager.wait_until_finished()
         return self.manager.latest_step()
 
     def save(self, step: int, state: Any, loader: grain.DatasetIterator) -> None:  # noqa: ANN401

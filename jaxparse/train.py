@@ -8,7 +8,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -131,7 +131,6 @@ def require_finite(metrics: StepMetrics, step: int, checkpoints: Checkpoints) ->
     loss = float(metrics.loss)
     if math.isfinite(loss):
         return
-    checkpoints.close()
     kept = checkpoints.latest_step()
     where = f"the checkpoint after step {kept} is kept" if kept else "there is no checkpoint yet"
     raise NonFiniteLossError(
@@ -205,28 +204,29 @@ def train(config: Config, console: Console) -> int:
     console.print(parameters_table(state))
 
     save_config(config, config.workdir)
-    checkpoints = Checkpoints(config.workdir)
-    first = checkpoints.latest_step() or 0
-    if first:
-        state = checkpoints.restore(state, loader)
-        console.print(f"going on after step {first} of {config.workdir}")
-    log = MetricsLog(config.workdir, first)
     train_step = make_train_step(config)
-    evaluation = Evaluation(config, val_loader, log)
-
-    interval: list[StepMetrics] = []
-    started = time.perf_counter()
-    with stop_requests() as stops, progress_bar(console) as bar:
+    with ExitStack() as stack:
+        checkpoints = stack.enter_context(closing(Checkpoints(config.workdir)))
+        first = step = checkpoints.latest_step() or 0
+        if first:
+            state = checkpoints.restore(state, loader)
+            console.print(f"going on after step {first} of {config.workdir}")
+        log = stack.enter_context(closing(MetricsLog(config.workdir, first)))
+        evaluation = Evaluation(config, val_loader, log)
+        stops = stack.enter_context(stop_requests())
+        bar = stack.enter_context(progress_bar(console))
         training = bar.add_task("training", total=config.steps, completed=first)
         evaluating = bar.add_task("evaluating", total=len(val_loader.source), visible=False)
+        interval: list[StepMetrics] = []
+        started = time.perf_counter()
         for step in range(first + 1, config.steps + 1):
             state, metrics = train_step(state, shard_batch(next(loader), mesh))
             if interval:
                 require_finite(interval[-1], step - 1, checkpoints)
             interval.append(metrics)
-            stops_here = bool(stops)
+            stopping = bool(stops)
             evaluates = step % config.eval_every == 0 or step == config.steps
-            if step % config.log_every == 0 or evaluates or stops_here:
+            if step % config.log_every == 0 or evaluates or stopping:
                 require_finite(metrics, step, checkpoints)
                 row = summarise(config, interval, step, time.perf_counter() - started)
                 log.write(step, "train", row)
@@ -235,15 +235,13 @@ def train(config: Config, console: Console) -> int:
             if evaluates:
                 result = evaluation(state, step, partial(show_progress, bar, evaluating))
                 console.print(evaluation_line(step, result), soft_wrap=True, highlight=False)
-            if evaluates or stops_here:
+            if evaluates or stopping:
                 checkpoints.save(step, state, loader)
             if not interval:
                 started = time.perf_counter()
             bar.update(training, completed=step)
-            if stops_here:
+            if stopping:
                 break
-    checkpoints.close()
-    log.close()
     if first == config.steps:
         console.print(f"{config.workdir} is already at its last step, {first}")
     elif step < config.steps:

@@ -10,7 +10,7 @@ from tests.test_train import CONFIG
 def test_prints_one_json_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = ("image_size", "batch_size", "learning_rate", "warmup_steps", "steps")
+    names = ("image_size", "batch_size", "learning_rate", "drop_path_rate", "warmup_steps", "steps")
     flags = [f"--{name.replace('_', '-')}={getattr(CONFIG, name)}" for name in names]
     monkeypatch.setattr(sys, "argv", ["benchmark", "--exp", "quickstart", *flags])
     monkeypatch.setattr(benchmark, "REPEATS", 2)

@@ -89,7 +89,7 @@ def test_weights_of_another_network(tmp_path: Path, arrays: dict[str, np.ndarray
 
 
 def test_files_of_other_kinds(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with pytest.raises(ValueError, match="no file .*gone.safetensors; python -m jaxparse.convert"):
+    with pytest.raises(ValueError, match="no file .*gone.safetensors; make one with python -m"):
         read_weights(tmp_path / "gone.safetensors")
     foreign = tmp_path / "foreign.safetensors"
     save_file({"weight": np.zeros(3, np.float32)}, foreign)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from jaxparse import synthetic
 from jaxparse.classes import NUM_CLASSES, PALETTE
+from jaxparse.cli import run
 from jaxparse.synthetic import draw_face, write_faces
 
 
@@ -70,10 +71,13 @@ def test_bad_arguments_end_in_one_line(tmp_path: Path) -> None:
 
 
 def test_an_output_that_is_a_file_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
     command = ["synthetic", "--output", str(tmp_path / "file"), "--count", "1", "--size", "64"]
     monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit, match="error: .*file"):
-        synthetic.main()
+    with pytest.raises(SystemExit) as stopped:
+        run(synthetic.main)
+    assert stopped.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and str(tmp_path / "file") in error

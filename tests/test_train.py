@@ -37,6 +37,7 @@ CONFIG = replace(
     synthetic_val_count=6,
     num_workers=2,
     learning_rate=1e-3,
+    drop_path_rate=0.05,
     warmup_steps=2,
     steps=6,
     eval_every=6,
@@ -182,14 +183,14 @@ def test_workdir_of_another_run_is_refused(tmp_path: Path) -> None:
     config = replace(CONFIG, workdir=str(tmp_path / "run"))
     train_module.save_config(config, config.workdir)
     other = replace(config, learning_rate=5e-4, drop_path_rate=0.2, log_every=7)
-    expected = r"run with drop_path_rate 0.1 \(now 0.2\), learning_rate 0.001 \(now 0.0005\); give"
+    expected = r"run with drop_path_rate 0.05 \(now 0.2\), learning_rate 0.001 \(now 0.0005\); give"
     with pytest.raises(ValueError, match=expected):
         run(other)
 
 
 def test_missing_weights_are_named_before_anything_is_written(tmp_path: Path) -> None:
     config = replace(CONFIG, workdir=str(tmp_path / "run"))
-    with pytest.raises(ValueError, match=r"no file nowhere.safetensors; python -m jaxparse.conv"):
+    with pytest.raises(ValueError, match=r"no file nowhere.safetensors; make one with pyth"):
         run(replace(config, init_weights="nowhere.safetensors"))
     assert not Path(config.workdir).exists()
 
