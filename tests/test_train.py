@@ -18,12 +18,18 @@ import pytest
 from rich.console import Console
 
 from jaxparse import train as train_module
-from jaxparse.checkpoint import BEST_WEIGHTS, Checkpoints, flatten, read_weights
+from jaxparse.checkpoint import (
+    BEST_WEIGHTS,
+    Checkpoints,
+    flatten,
+    read_weights,
+    save_weights,
+)
 from jaxparse.cli import INTERRUPTED
 from jaxparse.config import Config, load_experiment
 from jaxparse.data import make_train_loader
 from jaxparse.steps import Batch, StepMetrics, TrainState, init_state, make_mesh, make_train_step
-from jaxparse.train import NonFiniteLossError, log_line, train
+from jaxparse.train import NonFiniteLossError, log_line, start_state, train
 
 # tf.summary's protobuf code, which this package does not call itself.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -177,6 +183,18 @@ def test_non_finite_loss_names_the_step_and_keeps_the_checkpoint(
         run(config)
     assert Checkpoints(config.workdir).latest_step() == 3
     assert [row["step"] for row in rows(config, "train/")] == [3]
+
+
+def test_starts_from_the_weights_of_a_backbone(tmp_path: Path) -> None:
+    noise = init_state(CONFIG, make_mesh())
+    names = [name for name in flatten(noise.params) if name.startswith("backbone.")]
+    arrays = {name: np.full(flatten(noise.params)[name].shape, 0.5, "f4") for name in names}
+    path = tmp_path / "backbone.safetensors"
+    save_weights(path, arrays, CONFIG, "a test", fresh=("decode_head.", "auxiliary_head."))
+    state = start_state(replace(CONFIG, init_weights=str(path)), make_mesh())
+    for name, array in flatten(state.params).items():
+        expected = arrays.get(name, flatten(noise.params)[name])
+        np.testing.assert_array_equal(array, expected)
 
 
 def test_workdir_of_another_run_is_refused(tmp_path: Path) -> None:
