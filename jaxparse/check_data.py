@@ -13,7 +13,8 @@ from rich.progress import MofNCompleteColumn, Progress, TaskID
 from rich.table import Table
 
 from jaxparse.classes import IGNORE_LABEL, NAMES
-from jaxparse.data import match_names, read_ahead
+from jaxparse.data import read_ahead
+from jaxparse.folders import match_names
 from jaxparse.images import read_pair
 
 SPLITS = ("train", "val")

@@ -21,8 +21,9 @@ from rich.console import Console
 from jaxparse import cli
 from jaxparse.checkpoint import load_network
 from jaxparse.config import Config
-from jaxparse.data import find_images, read_ahead, resize_image
+from jaxparse.data import read_ahead, resize_image
 from jaxparse.files import atomic_path
+from jaxparse.folders import find_images
 from jaxparse.images import read_image, write_image, write_mask
 from jaxparse.metrics import highest_class
 from jaxparse.models.functional import apply_class_first, resize_matrix

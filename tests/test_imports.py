@@ -13,7 +13,18 @@ MODULES = {
 }
 LAYERS = [
     {"classes", "config", "files", "cli", "images"},
-    {"drawing", "portrait", "synthetic", "data", "losses", "metrics", "optim", "logs", "overlay"}
+    {
+        "folders",
+        "drawing",
+        "portrait",
+        "synthetic",
+        "data",
+        "losses",
+        "metrics",
+        "optim",
+        "logs",
+        "overlay",
+    }
     | {name for name in MODULES if name.startswith("models")},
     {"checkpoint", "steps"},
     {"train", "evaluate", "predict", "convert_weights", "benchmark", "check_data"},
@@ -24,13 +35,23 @@ WITHIN = {
     "images": {"classes", "files"},
     "portrait": {"drawing"},
     "synthetic": {"portrait", "drawing"},
-    "data": {"synthetic"},
+    "data": {"folders", "synthetic"},
     "steps": set(),
     "train": {"evaluate"},
 }
 # data's command line, which imports it inside main().
 LATE = {("data", "check_data")}
-WITHOUT_JAX = {"classes", "config", "files", "images", "drawing", "portrait", "synthetic", "data"}
+WITHOUT_JAX = {
+    "classes",
+    "config",
+    "files",
+    "images",
+    "folders",
+    "drawing",
+    "portrait",
+    "synthetic",
+    "data",
+}
 
 
 def level(module: str) -> int:
