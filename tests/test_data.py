@@ -1,136 +1,21 @@
 import itertools
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from jaxparse import data, folders
-from jaxparse.check_data import check_split
 from jaxparse.config import SYNTHETIC, Config
 from jaxparse.images import write_image, write_mask
-
-CHALLENGE = ("{split}_image", "{split}_mask")
-PLAIN = ("images", "masks")
-
-
-def make_pair(
-    folder: Path,
-    split: str,
-    index: int,
-    size: tuple[int, int] = (16, 16),
-    layout: tuple = CHALLENGE,
-) -> tuple[Path, Path]:
-    """Writes pair number `index`, every pixel of image and mask set to it; size is (H, W)."""
-    image_dir, mask_dir = (folder / split / name.format(split=split) for name in layout)
-    image, mask = image_dir / f"{index:03d}.png", mask_dir / f"{index:03d}.png"
-    write_image(image, np.full((*size, 3), index, np.uint8))
-    write_mask(mask, np.full(size, index, np.uint8))
-    return image, mask
-
-
-def make_split(folder: Path, split: str, count: int) -> Config:
-    for index in range(count):
-        make_pair(folder, split, index)
-    return Config(data_dir=str(folder), image_size=16, batch_size=4, num_workers=2)
+from tests.pairs import make_pair, make_split
 
 
 def shown(batches: list[dict]) -> list[int]:
     """The numbers of the pictures in the batches, in order."""
     return [int(image[0, 0, 0]) for batch in batches for image in batch["image"]]
-
-
-@pytest.mark.parametrize("layout", [CHALLENGE, PLAIN])
-def test_find_pairs_matches_names_in_both_layouts(tmp_path: Path, layout: tuple) -> None:
-    made = [make_pair(tmp_path, "val", index, (20, 30), layout) for index in (2, 0, 1)]
-    (made[0][0].parent / ".hidden.png").write_bytes(b"")
-    (made[0][0].parent / "notes.txt").write_bytes(b"")
-    made[0][0].rename(made[0][0].with_suffix(".PNG"))
-    pairs = folders.find_pairs(tmp_path, "val")
-    assert [pair.image.name for pair in pairs] == ["000.png", "001.png", "002.PNG"]
-    assert [pair.label.name for pair in pairs] == ["000.png", "001.png", "002.png"]
-    assert {pair.size for pair in pairs} == {(20, 30)}
-
-
-def test_missing_folders_name_both_layouts(tmp_path: Path) -> None:
-    (tmp_path / "train" / "train_image").mkdir(parents=True)
-    with pytest.raises(ValueError, match="train_image.*train_mask.*images.*masks.*--data-dir"):
-        folders.find_pairs(tmp_path, "train")
-
-
-def test_empty_folder_is_named(tmp_path: Path) -> None:
-    _, mask = make_pair(tmp_path, "train", 0)
-    mask.unlink()
-    with pytest.raises(ValueError, match="train_mask is empty; expected .png files"):
-        folders.find_pairs(tmp_path, "train")
-
-
-def test_image_without_mask_and_the_number_of_others(tmp_path: Path) -> None:
-    make_split(tmp_path, "train", 4)
-    for index in (1, 2, 3):
-        (tmp_path / "train" / "train_mask" / f"{index:03d}.png").unlink()
-    wanted = tmp_path / "train" / "train_mask" / "001.png"
-    with pytest.raises(ValueError, match=re.escape(f"001.png has no mask; add {wanted}")) as caught:
-        folders.find_pairs(tmp_path, "train")
-    assert "(and 2 more bad files; python -m jaxparse.data --check" in str(caught.value)
-
-
-def test_mask_without_image(tmp_path: Path) -> None:
-    make_split(tmp_path, "train", 2)
-    (tmp_path / "train" / "train_image" / "001.png").unlink()
-    with pytest.raises(ValueError, match="mask .*001.png has no image; add .*001.jpg") as caught:
-        folders.find_pairs(tmp_path, "train")
-    assert "more bad" not in str(caught.value)
-
-
-def test_two_images_of_one_name(tmp_path: Path) -> None:
-    image, _ = make_pair(tmp_path, "train", 0)
-    write_image(image.with_suffix(".jpg"), np.zeros((16, 16, 3), np.uint8))
-    with pytest.raises(ValueError, match="000.png has the name of 000.jpg; rename"):
-        folders.find_pairs(tmp_path, "train")
-
-
-def test_different_sizes(tmp_path: Path) -> None:
-    _, mask = make_pair(tmp_path, "train", 0, (20, 30))
-    write_mask(mask, np.zeros((30, 20), np.uint8))
-    expected = r"mask .*000.png is 20x30 and its image .*000.png is 30x20.*; expected equal.*resize"
-    with pytest.raises(ValueError, match=expected):
-        folders.find_pairs(tmp_path, "train")
-
-
-def test_sizes_are_compared_upright(tmp_path: Path) -> None:
-    image, mask = make_pair(tmp_path, "train", 0, (20, 30))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (20, 30)).save(image, exif=exif)
-    write_mask(mask, np.zeros((20, 30), np.uint8))
-    pairs = folders.find_pairs(tmp_path, "train")
-    assert pairs[0].size == (20, 30)
-    assert data.FolderSource(pairs, 16, False)[0]["label"].shape == (20, 30)
-
-
-def test_unreadable_header_is_found_before_the_first_step(tmp_path: Path) -> None:
-    image, _ = make_pair(tmp_path, "train", 0)
-    image.write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="cannot read image .*000.png"):
-        folders.find_pairs(tmp_path, "train")
-
-
-def test_find_images_lists_files_and_folders(tmp_path: Path) -> None:
-    names = ["b.jpg", "a.PNG", "c.tiff", "d.webp", "e.bmp", "f.txt", ".g.jpg"]
-    for name in names:
-        (tmp_path / name).write_bytes(b"")
-    found = folders.find_images([tmp_path / "f.txt", tmp_path])
-    assert [path.name for path in found] == ["f.txt", "a.PNG", "b.jpg", "c.tiff", "d.webp", "e.bmp"]
-    with pytest.raises(ValueError, match="there is no .*none; expected a picture or a folder"):
-        folders.find_images([tmp_path / "none"])
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty is empty; expected .jpg"):
-        folders.find_images([tmp_path / "empty"])
 
 
 def test_images_shrink_with_antialias_and_masks_by_nearest(tmp_path: Path) -> None:
@@ -288,51 +173,3 @@ def test_drawn_faces_train_and_evaluate() -> None:
 def test_import_leaves_jax_out() -> None:
     code = "import sys, jaxparse.data; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_check_lists_every_bad_file_and_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    make_split(tmp_path, "train", 6)
-    make_split(tmp_path, "val", 2)
-    images, masks = tmp_path / "train" / "train_image", tmp_path / "train" / "train_mask"
-    (masks / "000.png").unlink()
-    write_mask(masks / "001.png", np.full((16, 16), 37, np.uint8))
-    write_mask(masks / "002.png", np.zeros((8, 8), np.uint8))
-    whole = (images / "003.png").read_bytes()
-    (images / "003.png").write_bytes(whole[: len(whole) // 2])
-    Image.new("1", (16, 16)).save(masks / "004.png")
-    monkeypatch.setattr(sys, "argv", ["data", "--check", str(tmp_path)])
-    assert data.main() == 1
-    output = capsys.readouterr().out
-    for fault in (
-        "000.png has no mask",
-        "001.png holds 37",
-        "002.png is 8x8",
-        f"cannot read image {images / '003.png'}",
-        "004.png has mode 1",
-        "5 bad",
-    ):
-        assert fault in output
-
-
-def test_check_counts_good_pairs(tmp_path: Path) -> None:
-    make_split(tmp_path, "val", 3)
-    make_pair(tmp_path, "val", 3, (8, 24))
-    calls = []
-    report = check_split(tmp_path, "val", lambda done, total: calls.append((done, total)))
-    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)] and report.faults == []
-    assert report.sizes == {"16x16": 3, "24x8": 1}
-    assert report.image_modes == {"RGB": 4} and report.mask_modes == {"P": 4}
-    assert report.pixels[:4].tolist() == [256, 256, 256, 192] and report.pixels.sum() == 960
-    assert report.pictures[:5].tolist() == [1, 1, 1, 1, 0]
-
-
-def test_check_of_good_folders_succeeds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    make_split(tmp_path, "train", 2)
-    make_split(tmp_path, "val", 2)
-    monkeypatch.setattr(sys, "argv", ["data", "--check", str(tmp_path)])
-    assert data.main() == 0
-    assert "all files are good" in capsys.readouterr().out

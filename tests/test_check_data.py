@@ -1,0 +1,59 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxparse import data
+from jaxparse.check_data import check_split
+from jaxparse.images import write_mask
+from tests.pairs import make_pair, make_split
+
+
+def test_check_lists_every_bad_file_and_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_split(tmp_path, "train", 6)
+    make_split(tmp_path, "val", 2)
+    images, masks = tmp_path / "train" / "train_image", tmp_path / "train" / "train_mask"
+    (masks / "000.png").unlink()
+    write_mask(masks / "001.png", np.full((16, 16), 37, np.uint8))
+    write_mask(masks / "002.png", np.zeros((8, 8), np.uint8))
+    whole = (images / "003.png").read_bytes()
+    (images / "003.png").write_bytes(whole[: len(whole) // 2])
+    Image.new("1", (16, 16)).save(masks / "004.png")
+    monkeypatch.setattr(sys, "argv", ["data", "--check", str(tmp_path)])
+    assert data.main() == 1
+    output = capsys.readouterr().out
+    for fault in (
+        "000.png has no mask",
+        "001.png holds 37",
+        "002.png is 8x8",
+        f"cannot read image {images / '003.png'}",
+        "004.png has mode 1",
+        "5 bad",
+    ):
+        assert fault in output
+
+
+def test_check_counts_good_pairs(tmp_path: Path) -> None:
+    make_split(tmp_path, "val", 3)
+    make_pair(tmp_path, "val", 3, (8, 24))
+    calls = []
+    report = check_split(tmp_path, "val", lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)] and report.faults == []
+    assert report.sizes == {"16x16": 3, "24x8": 1}
+    assert report.image_modes == {"RGB": 4} and report.mask_modes == {"P": 4}
+    assert report.pixels[:4].tolist() == [256, 256, 256, 192] and report.pixels.sum() == 960
+    assert report.pictures[:5].tolist() == [1, 1, 1, 1, 0]
+
+
+def test_check_of_good_folders_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_split(tmp_path, "train", 2)
+    make_split(tmp_path, "val", 2)
+    monkeypatch.setattr(sys, "argv", ["data", "--check", str(tmp_path)])
+    assert data.main() == 0
+    assert "all files are good" in capsys.readouterr().out
