@@ -87,9 +87,9 @@ def init_state(config: Config, mesh: Mesh) -> TrainState:
     return jax.jit(init, out_shardings=replicated(mesh))()
 
 
-def normalise(image: Array, dtype: jnp.dtype) -> Array:
-    """uint8 RGB [B, H, W, 3] -> zero mean and unit variance over ImageNet."""
-    return ((image - MEAN) / STD).astype(dtype)
+def normalise(image: Array) -> Array:
+    """uint8 RGB [B, H, W, 3] -> float32 of zero mean and unit variance over ImageNet."""
+    return ((image - MEAN) / STD).astype(jnp.float32)
 
 
 def losses(
@@ -129,7 +129,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        image = normalise(batch["image"], jnp.float32)
+        image = normalise(batch["image"])
 
         def loss_function(params: dict[str, Any]) -> tuple[Array, Any]:
             return losses(
@@ -172,22 +172,20 @@ def make_logits_step(config: Config) -> Callable[..., Array]:
 
     def logits_step(params: dict[str, Any], batch_stats: dict[str, Any], image: Array) -> Array:
         model = nnx.merge(graphdef, params, batch_stats)
-        return model(normalise(image, jnp.float32)).decode
+        return model(normalise(image)).decode
 
     return jax.jit(logits_step)
 
 
 def make_eval_step(config: Config) -> Callable[..., Array]:
-    """The compiled evaluation of one batch: adds to a confusion matrix that stays on the device.
+    """The compiled evaluation of one batch, as `data.make_eval_loader` gives it.
 
-    (confusion int32 [19, 19], params, batch_stats, {image, label, size}) -> confusion; the batch
-    as `data.make_eval_loader` gives it. One program per size of the padded labels.
+    (params, batch_stats, {image, label, size}) -> confusion matrix int32 [19, 19]. One program per
+    size of the padded labels.
     """
     logits_step = make_logits_step(config)
 
-    def eval_step(
-        confusion: Array, params: dict[str, Any], batch_stats: dict[str, Any], batch: Batch
-    ) -> Array:
+    def eval_step(params: dict[str, Any], batch_stats: dict[str, Any], batch: Batch) -> Array:
         logits = logits_step(params, batch_stats, batch["image"])
         label = batch["label"]
         # One picture at a time, 19 full-size maps each. Two loops: in one, XLA would compute the
@@ -196,6 +194,6 @@ def make_eval_step(config: Config) -> Callable[..., Array]:
             lambda picture: predict_label(*picture, label.shape[1:]), (logits, batch["size"])
         )
         counts = jax.lax.map(lambda picture: confusion_matrix(*picture), (label, predictions))
-        return confusion + counts.sum(0)
+        return counts.sum(0)
 
-    return jax.jit(eval_step, donate_argnums=0)
+    return jax.jit(eval_step)
