@@ -13,13 +13,18 @@ class MetricsLog:
     """Appends rows to metrics.jsonl in `workdir` and to TensorBoard.
 
     A run that goes on from `step` drops the rows after it: they will be made again. `rows` are
-    the rows so far, oldest first, each with its `step`.
+    the rows so far, oldest first, each with its `step`. Only the main process writes files.
     """
 
-    def __init__(self, workdir: str | Path, step: int) -> None:
+    def __init__(self, workdir: str | Path, step: int, is_main: bool = True) -> None:
         self.path = Path(workdir) / "metrics.jsonl"
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         self.rows = [row for line in lines if (row := _parse(line)) and row["step"] <= step]
+        self.is_main = is_main
+        if is_main:
+            self._open(str(Path(workdir) / TENSORBOARD_DIR))
+
+    def _open(self, tensorboard: str) -> None:
         with atomic_path(self.path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = self.path.open("a")
@@ -29,18 +34,20 @@ class MetricsLog:
         import tensorflow as tf
 
         self._summary = tf.summary
-        self._writer = tf.summary.create_file_writer(str(Path(workdir) / TENSORBOARD_DIR))
+        self._writer = tf.summary.create_file_writer(tensorboard)
 
     def write(self, step: int, prefix: str, values: dict[str, float]) -> None:
         """Adds a row {"step", prefix/name: value, ...}."""
-        row = {"step": step} | {f"{prefix}/{name}": value for name, value in values.items()}
+        values = {f"{prefix}/{name}": value for name, value in values.items()}
+        row = {"step": step} | values
         self.rows.append(row)
+        if not self.is_main:
+            return
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         with self._writer.as_default():
-            for name, value in row.items():
-                if name != "step":
-                    self._summary.scalar(name, value, step=step)
+            for name, value in values.items():
+                self._summary.scalar(name, value, step=step)
         self._writer.flush()
 
     def best(self, name: str) -> float:
@@ -48,8 +55,9 @@ class MetricsLog:
         return max((row[name] for row in self.rows if name in row), default=float("-inf"))
 
     def close(self) -> None:
-        self._file.close()
-        self._writer.close()
+        if self.is_main:
+            self._file.close()
+            self._writer.close()
 
 
 def _parse(line: str) -> dict[str, float] | None:

@@ -211,7 +211,8 @@ def train(config: Config, console: Console) -> int:
         if first:
             state = checkpoints.restore(state, loader)
             console.print(f"going on after step {first} of {config.workdir}")
-        log = stack.enter_context(closing(MetricsLog(config.workdir, first)))
+        is_main = jax.process_index() == 0
+        log = stack.enter_context(closing(MetricsLog(config.workdir, first, is_main)))
         evaluation = Evaluation(config, val_loader, log)
         stops = stack.enter_context(stop_requests())
         bar = stack.enter_context(progress_bar(console))

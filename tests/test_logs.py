@@ -32,3 +32,11 @@ def test_going_on_drops_later_and_torn_rows(tmp_path: Path) -> None:
     log.write(4, "train", {"loss": 1.5})
     log.close()
     assert [row["step"] for row in read(tmp_path)] == [1, 4]
+
+
+def test_other_processes_keep_rows_and_write_nothing(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, 0, is_main=False)
+    log.write(2, "val", {"mIoU": 0.5})
+    log.close()
+    assert log.best("val/mIoU") == 0.5
+    assert not any(tmp_path.iterdir())
