@@ -23,7 +23,7 @@ from jaxparse.files import atomic_path
 from jaxparse.models import split_model
 
 BEST_WEIGHTS = "best.safetensors"  # in a run's folder: of its best evaluation
-NETWORK_FIELDS = ("backbone", "head_channels", "auxiliary_channels")
+NETWORK_FIELDS = ("backbone", "head", "head_channels", "auxiliary_channels")
 
 
 def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

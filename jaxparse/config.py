@@ -37,13 +37,15 @@ class Config:
 
     # Model
     backbone: str = "swin_t"
-    """Backbone: swin_t, swin_b or swin_nano."""
+    """Backbone: swin_t, swin_b, swin_nano, resnet50_v1c, resnet101_v1c, resnet50 or resnet101."""
+    head: str = "upernet"
+    """Decode head: upernet, deeplabv3plus or psanet."""
     head_channels: int = 512
-    """Channels of the UPerNet head."""
+    """Channels of the decode head."""
     auxiliary_channels: int = 256
     """Channels of the auxiliary FCN head."""
     drop_path_rate: float = 0.3
-    """Drop path of the last block; it rises linearly from 0 at the first."""
+    """Drop path of Swin's last block; it rises linearly from 0 at the first."""
     dropout_rate: float = 0.1
     """Share of whole channels dropped before each classifier."""
 
@@ -52,12 +54,21 @@ class Config:
     """Weight of the auxiliary head's cross-entropy in the total loss."""
 
     # Optimiser
+    optimizer: str = "adamw"
+    """Optimiser: adamw (betas 0.9, 0.999) or sgd."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
     learning_rate: float = 6e-5
-    """Base rate of the linear (poly, power 1) decay to zero."""
+    """Base rate, from which it falls to min_learning_rate (poly)."""
+    min_learning_rate: float = 0.0
+    """Rate after the last step."""
+    poly_power: float = 1.0
+    """Power of the decay; 1 is linear."""
     warmup_steps: int = 1500
     """Steps of linear warm-up."""
     weight_decay: float = 0.01
-    """AdamW's decoupled decay; norms and relative position biases of the backbone are exempt."""
+    """AdamW: decoupled, without Swin's norms and relative position biases. SGD: added to every
+    gradient."""
 
     # Run
     steps: int = 160_000
@@ -69,7 +80,7 @@ class Config:
     seed: int = 0
     """Seed of the initial weights, the order of the pictures and the dropout."""
     init_weights: str = "none"
-    """Weights to start from (.safetensors of convert_weights), or `none` for noise."""
+    """Weights to start from: a .safetensors file, a run's folder (its best ones), or `none`."""
     workdir: str = ""
     """Folder of the run: config.json, metrics.jsonl, checkpoints; default runs/EXPERIMENT."""
 

@@ -61,6 +61,12 @@ def _next_stage(match: re.Match[str]) -> str:
     return f"layers.{int(match[1]) + 1}.downsample"
 
 
+def _stem(match: re.Match[str]) -> str:
+    """Of a Sequential of three times convolution, norm and ReLU."""
+    index = int(match[1])
+    return f"stem.{index // 3}.{('conv', 'bn')[index % 3]}."
+
+
 # Computed from the sizes here; batch norm's momentum is constant.
 BUFFERS = r"(relative_position_index|attn_mask|num_batches_tracked)$"
 MMSEG = Source(
@@ -80,6 +86,18 @@ MMSEG = Source(
     fresh=(),
     unfolded=True,
 )
+MMSEG_RESNET = Source(
+    name="mmsegmentation ResNetV1c segmentor",
+    markers=("backbone.stem.0.weight",),
+    renames=(
+        (r"stem\.(\d)\.", _stem),
+        (r"image_pool\.1\.", "image_pool."),
+        (r"\.running_(mean|var)$", r".\1"),
+    ),
+    dropped=BUFFERS,
+    fresh=(),
+    unfolded=False,
+)
 TIMM = Source(
     name="timm ImageNet Swin",
     markers=("patch_embed.proj.bias", "layers.3.downsample.norm.bias"),
@@ -94,7 +112,7 @@ MICROSOFT = TIMM._replace(
     markers=("patch_embed.proj.bias", "layers.0.downsample.norm.bias"),
     renames=(*TIMM.renames, (r"layers\.(\d)\.downsample", _next_stage)),
 )
-SOURCES = (MMSEG, TIMM, MICROSOFT)
+SOURCES = (MMSEG, MMSEG_RESNET, TIMM, MICROSOFT)
 ACCEPTED = f"accepted: {', '.join(source.name for source in SOURCES)}"
 
 
@@ -179,6 +197,8 @@ def from_unfold_order(array: np.ndarray) -> np.ndarray:
 
 def require_size(path: Path, arrays: Mapping[str, np.ndarray], config: Config) -> None:
     """Raises ValueError, naming the Swin that `arrays` is, if `config` has another one."""
+    if config.backbone.startswith("resnet"):
+        return
     embed_dim = arrays["backbone.patch_embed.proj.bias"].size
     matches = [re.match(r"backbone\.layers\.(\d+)\.blocks\.(\d+)\.", name) for name in arrays]
     blocks = {match.groups() for match in matches if match}

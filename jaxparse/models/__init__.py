@@ -1,5 +1,6 @@
 """Networks: name -> builder."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,30 +8,46 @@ from flax import nnx
 
 from jaxparse.classes import NUM_CLASSES
 from jaxparse.config import Config
-from jaxparse.models import swin
+from jaxparse.models import resnet, swin
+from jaxparse.models.deeplab import DeepLabHead
 from jaxparse.models.fcn import FCNHead
+from jaxparse.models.psanet import PSAHead
 from jaxparse.models.segmentor import AUXILIARY_STAGE, Segmentor
 from jaxparse.models.upernet import UPerHead
+
+BACKBONES = (*swin.SIZES, *resnet.SIZES)
+HEADS: dict[str, Callable[..., nnx.Module]] = {
+    "upernet": UPerHead,
+    "deeplabv3plus": DeepLabHead,
+    "psanet": PSAHead,
+}
+
+
+def build_backbone(config: Config, rngs: nnx.Rngs) -> nnx.Module:
+    """The backbone of `config`; its `channels` are those of its four maps.
+
+    Raises ValueError for an unknown name.
+    """
+    if config.backbone in swin.SIZES:
+        return swin.Swin(swin.SIZES[config.backbone], config.drop_path_rate, rngs=rngs)
+    if config.backbone in resnet.SIZES:
+        return resnet.ResNet(resnet.SIZES[config.backbone], rngs=rngs)
+    raise ValueError(f"no backbone {config.backbone}; there are: {', '.join(BACKBONES)}")
 
 
 def build_model(config: Config, key: jax.Array) -> Segmentor:
     """The network of `config`, with weights from noise.
 
-    Raises ValueError for an unknown backbone.
+    Raises ValueError for an unknown backbone or head.
     """
-    if config.backbone not in swin.SIZES:
-        raise ValueError(f"no backbone {config.backbone}; there are: {', '.join(swin.SIZES)}")
+    if config.head not in HEADS:
+        raise ValueError(f"no head {config.head}; there are: {', '.join(HEADS)}")
     rngs = nnx.Rngs(key)
-    backbone = swin.Swin(swin.SIZES[config.backbone], config.drop_path_rate, rngs=rngs)
-    head = UPerHead(
-        backbone.channels, config.head_channels, NUM_CLASSES, config.dropout_rate, rngs=rngs
-    )
+    backbone = build_backbone(config, rngs)
+    rest = (NUM_CLASSES, config.dropout_rate)
+    head = HEADS[config.head](backbone.channels, config.head_channels, *rest, rngs=rngs)
     auxiliary = FCNHead(
-        backbone.channels[AUXILIARY_STAGE],
-        config.auxiliary_channels,
-        NUM_CLASSES,
-        config.dropout_rate,
-        rngs=rngs,
+        backbone.channels[AUXILIARY_STAGE], config.auxiliary_channels, *rest, rngs=rngs
     )
     return Segmentor(backbone, head, auxiliary)
 

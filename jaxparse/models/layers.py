@@ -8,7 +8,12 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jaxparse.models.functional import conv3x3, conv3x3_of_resized
+from jaxparse.models.convolution import (
+    conv3x3,
+    conv3x3_of_resized,
+    depthwise_conv3x3,
+    plain_conv,
+)
 
 # Of torch: the share of the old running statistics is 1 - 0.1.
 BATCH_NORM_MOMENTUM = 0.9
@@ -37,19 +42,45 @@ class Linear(nnx.Module):
 
 
 class Conv(nnx.Module):
-    """Convolution without bias, 1×1 or 3×3, stride 1, padding that keeps the size."""
+    """Convolution without bias, size×size, odd, with padding that keeps the size at stride 1."""
 
-    def __init__(self, in_channels: int, channels: int, size: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        size: int,
+        *,
+        rngs: nnx.Rngs,
+        stride: int = 1,
+        dilation: int = 1,
+        kernel_init: nnx.initializers.Initializer = kaiming_init,
+    ) -> None:
         shape = (size, size, in_channels, channels)
-        self.kernel = nnx.Param(kaiming_init(rngs.params(), shape))
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape))
+        self.stride, self.dilation = stride, dilation
 
     def __call__(self, x: Array) -> Array:
         kernel = self.kernel[...]
-        return x @ kernel[0, 0] if kernel.shape[0] == 1 else conv3x3(x, kernel)
+        if kernel.shape[0] == 1:
+            return x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
+        if self.stride == 1:
+            return conv3x3(x, kernel, self.dilation)
+        return plain_conv(x, kernel, self.stride)
+
+
+class DepthwiseConv(nnx.Module):
+    """3×3 convolution of each channel by its own kernel, without bias."""
+
+    def __init__(self, channels: int, dilation: int, *, rngs: nnx.Rngs) -> None:
+        self.kernel = nnx.Param(kaiming_init(rngs.params(), (3, 3, 1, channels)))
+        self.dilation = dilation
+
+    def __call__(self, x: Array) -> Array:
+        return depthwise_conv3x3(x, self.kernel[...], self.dilation)
 
 
 class ResizeConcatConv(nnx.Module):
-    """3×3 convolution of maps concatenated at the size of the first; the rest resized bilinearly.
+    """3×3 convolution of maps that are resized bilinearly to one size and concatenated.
 
     The sum of nine shifted 1×1 convolutions, and a 1×1 convolution commutes with resizing: coarse
     maps meet the nine taps at their own resolution, and resizing, shift, zero padding and sum
@@ -62,12 +93,19 @@ class ResizeConcatConv(nnx.Module):
         shape = (3, 3, sum(in_channels), channels)
         self.kernel = nnx.Param(kaiming_init(rngs.params(), shape))
 
-    def __call__(self, maps: Sequence[Array]) -> Array:
-        size = maps[0].shape[1:3]
+    def __call__(
+        self, maps: Sequence[Array], size: tuple[int, int], align_corners: bool = False
+    ) -> Array:
         kernels = jnp.split(self.kernel[...], self.splits, axis=2)
-        out = conv3x3(maps[0], kernels[0])
-        for x, kernel in zip(maps[1:], kernels[1:], strict=True):
-            out += conv3x3_of_resized(x, kernel, size)
+        sized = [x.shape[1:3] == size for x in maps]
+        full, its_kernel = (
+            jnp.concatenate([part for part, fits in zip(parts, sized, strict=True) if fits], axis)
+            for parts, axis in ((maps, 3), (kernels, 2))
+        )
+        out = conv3x3(full, its_kernel)
+        for x, kernel, fits in zip(maps, kernels, sized, strict=True):
+            if not fits:
+                out += conv3x3_of_resized(x, kernel, size, align_corners)
         return out
 
 
@@ -78,8 +116,8 @@ class BatchNorm(nnx.Module):
     biased one.
     """
 
-    def __init__(self, channels: int) -> None:
-        self.scale = nnx.Param(jnp.ones(channels))
+    def __init__(self, channels: int, scale: float = 1) -> None:
+        self.scale = nnx.Param(jnp.full(channels, scale, float))
         self.bias = nnx.Param(jnp.zeros(channels))
         self.mean = nnx.BatchStat(jnp.zeros(channels))
         self.var = nnx.BatchStat(jnp.ones(channels))
@@ -108,8 +146,10 @@ class BatchNorm(nnx.Module):
 class ConvNormAct(nnx.Module):
     """Convolution, batch norm, ReLU; mmcv's ConvModule, whose names it keeps."""
 
-    def __init__(self, in_channels: int, channels: int, size: int, *, rngs: nnx.Rngs) -> None:
-        self.conv = Conv(in_channels, channels, size, rngs=rngs)
+    def __init__(
+        self, in_channels: int, channels: int, size: int, *, rngs: nnx.Rngs, stride: int = 1
+    ) -> None:
+        self.conv = Conv(in_channels, channels, size, rngs=rngs, stride=stride)
         self.bn = BatchNorm(channels)
 
     def __call__(self, x: Array) -> Array:
@@ -117,14 +157,27 @@ class ConvNormAct(nnx.Module):
 
 
 class FusionNormAct(nnx.Module):
-    """`ConvNormAct` over the concatenation of maps that `ResizeConcatConv` resizes."""
+    """`ConvNormAct` over the maps that `ResizeConcatConv` resizes and concatenates."""
 
     def __init__(self, in_channels: Sequence[int], channels: int, *, rngs: nnx.Rngs) -> None:
         self.conv = ResizeConcatConv(in_channels, channels, rngs=rngs)
         self.bn = BatchNorm(channels)
 
-    def __call__(self, maps: Sequence[Array]) -> Array:
-        return jax.nn.relu(self.bn(self.conv(maps)))
+    def __call__(
+        self, maps: Sequence[Array], size: tuple[int, int], align_corners: bool = False
+    ) -> Array:
+        return jax.nn.relu(self.bn(self.conv(maps, size, align_corners)))
+
+
+class DepthwiseNormAct(nnx.Module):
+    """Depthwise convolution, batch norm, ReLU."""
+
+    def __init__(self, channels: int, dilation: int, *, rngs: nnx.Rngs) -> None:
+        self.conv = DepthwiseConv(channels, dilation, rngs=rngs)
+        self.bn = BatchNorm(channels)
+
+    def __call__(self, x: Array) -> Array:
+        return jax.nn.relu(self.bn(self.conv(x)))
 
 
 class DropPath(nnx.Module):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from flax import nnx
 from jax import Array
 
-AUXILIARY_STAGE = 2  # the map at stride 16
+AUXILIARY_STAGE = 2  # the third map: stride 16 of Swin, 8 of ResNet
 
 
 class Logits(NamedTuple):

@@ -44,10 +44,10 @@ class UPerHead(nnx.Module):
             module(adaptive_average_pool(coarsest, scale))
             for module, scale in zip(self.psp_modules, POOL_SCALES, strict=True)
         ]
-        top = self.bottleneck([coarsest, *pooled])
+        top = self.bottleneck([coarsest, *pooled], coarsest.shape[1:3])
         laterals = [conv(x) for conv, x in zip(self.lateral_convs, finer, strict=True)] + [top]
         for i in reversed(range(len(finer))):
             laterals[i] += resize_bilinear(laterals[i + 1], laterals[i].shape[1:3])
         outputs = [conv(x) for conv, x in zip(self.fpn_convs, laterals[:-1], strict=True)]
-        fused = self.fpn_bottleneck([*outputs, top])
+        fused = self.fpn_bottleneck([*outputs, top], outputs[0].shape[1:3])
         return self.conv_seg(self.dropout(fused, rngs=rngs))

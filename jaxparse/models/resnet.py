@@ -1,0 +1,110 @@
+"""ResNet backbones (He et al. 2016, arXiv:1512.03385), dilated, as mmsegmentation runs them.
+
+The last two stages keep stride 8 and dilate their 3×3 convolutions by 2 and 4 instead, the first
+block of each by half of that (mmsegmentation's contract_dilation). V1c (He et al. 2019,
+arXiv:1812.01187) has a stem of three 3×3 convolutions in place of the 7×7 one. Names are timm's and
+mmsegmentation's; the stems of all variants are lists here.
+"""
+
+from typing import NamedTuple
+
+import jax
+from flax import nnx
+from jax import Array
+
+from jaxparse.models.convolution import max_pool3x3
+from jaxparse.models.layers import BatchNorm, Conv, ConvNormAct
+
+WIDTHS = (64, 128, 256, 512)
+EXPANSION = 4  # channels of a block's output over its width
+STEM_CHANNELS = 64
+STRIDES = (1, 2, 1, 1)
+DILATIONS = (1, 1, 2, 4)
+
+
+class Bottleneck(nnx.Module):
+    """1×1, 3×3 and 1×1 convolutions around a residual; stride and dilation are the 3×3 one's."""
+
+    def __init__(
+        self, in_channels: int, width: int, stride: int, dilation: int, *, rngs: nnx.Rngs
+    ) -> None:
+        channels = EXPANSION * width
+        self.conv1 = Conv(in_channels, width, 1, rngs=rngs)
+        self.bn1 = BatchNorm(width)
+        self.conv2 = Conv(width, width, 3, rngs=rngs, stride=stride, dilation=dilation)
+        self.bn2 = BatchNorm(width)
+        self.conv3 = Conv(width, channels, 1, rngs=rngs)
+        self.bn3 = BatchNorm(channels, scale=0)  # from noise a block starts as the identity
+        if in_channels != channels:
+            self.downsample = nnx.List(
+                [Conv(in_channels, channels, 1, rngs=rngs, stride=stride), BatchNorm(channels)]
+            )
+
+    def __call__(self, x: Array) -> Array:
+        out = jax.nn.relu(self.bn1(self.conv1(x)))
+        out = jax.nn.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        if hasattr(self, "downsample"):
+            conv, norm = self.downsample
+            x = norm(conv(x))
+        return jax.nn.relu(out + x)
+
+
+class ResNetSize(NamedTuple):
+    """Blocks of each stage, and whether the stem is V1c's."""
+
+    depths: tuple[int, ...]
+    deep_stem: bool
+
+
+class ResNet(nnx.Module):
+    """Backbone: normalised image [B, H, W, 3] -> 4 maps at strides 4, 8, 8, 8."""
+
+    def __init__(
+        self,
+        size: ResNetSize,
+        *,
+        rngs: nnx.Rngs,
+        strides: tuple[int, ...] = STRIDES,
+        dilations: tuple[int, ...] = DILATIONS,
+    ) -> None:
+        self.channels = tuple(EXPANSION * width for width in WIDTHS)
+        half = STEM_CHANNELS // 2
+        if size.deep_stem:
+            stem = [
+                ConvNormAct(3, half, 3, rngs=rngs, stride=2),
+                ConvNormAct(half, half, 3, rngs=rngs),
+                ConvNormAct(half, STEM_CHANNELS, 3, rngs=rngs),
+            ]
+        else:
+            stem = [ConvNormAct(3, STEM_CHANNELS, 7, rngs=rngs, stride=2)]
+        self.stem = nnx.List(stem)
+        in_channels = STEM_CHANNELS
+        for i, (depth, width) in enumerate(zip(size.depths, WIDTHS, strict=True)):
+            first_dilation = max(dilations[i] // 2, 1)
+            blocks = [Bottleneck(in_channels, width, strides[i], first_dilation, rngs=rngs)]
+            in_channels = EXPANSION * width
+            blocks += [
+                Bottleneck(in_channels, width, 1, dilations[i], rngs=rngs) for _ in range(1, depth)
+            ]
+            setattr(self, f"layer{i + 1}", nnx.List(blocks))
+
+    def __call__(self, image: Array, rngs: nnx.Rngs | None = None) -> list[Array]:
+        x = image
+        for conv in self.stem:
+            x = conv(x)
+        x = max_pool3x3(x)
+        outputs = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in stage:
+                x = block(x)
+            outputs.append(x)
+        return outputs
+
+
+SIZES = {
+    "resnet50": ResNetSize((3, 4, 6, 3), deep_stem=False),
+    "resnet101": ResNetSize((3, 4, 23, 3), deep_stem=False),
+    "resnet50_v1c": ResNetSize((3, 4, 6, 3), deep_stem=True),
+    "resnet101_v1c": ResNetSize((3, 4, 23, 3), deep_stem=True),
+}
