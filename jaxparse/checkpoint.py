@@ -23,6 +23,7 @@ from jaxparse.files import atomic_path
 from jaxparse.models import split_model
 
 BEST_WEIGHTS = "best.safetensors"  # in a run's folder: of its best evaluation
+# What decides the network's shapes.
 NETWORK_FIELDS = ("backbone", "head", "head_channels", "auxiliary_channels")
 
 
@@ -47,11 +48,6 @@ def unflatten(flat: Mapping[str, Any]) -> dict[Any, Any]:
     return tree
 
 
-def network_metadata(config: Config) -> str:
-    """The fields that decide the network's shapes, as JSON."""
-    return json.dumps({name: getattr(config, name) for name in NETWORK_FIELDS})
-
-
 def save_weights(
     path: str | Path,
     arrays: Mapping[str, np.ndarray],
@@ -59,10 +55,15 @@ def save_weights(
     source: str,
     fresh: Iterable[str] = (),
 ) -> None:
-    """Writes float32 arrays by dotted name; `fresh` are prefixes that are left to noise."""
+    """Writes float32 arrays by dotted name; `fresh` are prefixes that are left to noise.
+
+    The file of a backbone alone records nothing of the heads: it serves any.
+    """
+    is_backbone = all(name.startswith("backbone.") for name in arrays)
+    fields = NETWORK_FIELDS[:1] if is_backbone else NETWORK_FIELDS
     metadata = {
         "format": "jaxparse",
-        "network": network_metadata(config),
+        "network": json.dumps({name: getattr(config, name) for name in fields}),
         "classes": ",".join(NAMES),
         "source": source,
         "fresh": ",".join(fresh),
@@ -99,13 +100,15 @@ def load_weights(
     """`params` and `batch_stats` with every array replaced by the file's.
 
     With `allow_fresh`, arrays whose names start with one of the file's `fresh` prefixes are kept
-    (a backbone's file for a whole network). Raises ValueError that lists both sides where names
-    or shapes do not match.
+    (a backbone's file for a whole network). Raises ValueError if the file records another network,
+    or that lists both sides where names or shapes do not match.
     """
     arrays, metadata = read_weights(path)
-    network = network_metadata(config)
-    if metadata["network"] != network:
-        raise ValueError(f"{path} holds {metadata['network']}, not {network}; check --exp")
+    network = json.loads(metadata["network"]).items()
+    ours = ((name, theirs, getattr(config, name, None)) for name, theirs in network)
+    faults = [f"{name} {theirs}, not {here}" for name, theirs, here in ours if theirs != here]
+    if faults:
+        raise ValueError(f"{path} holds {', '.join(faults)}; check --exp")
     fresh = tuple(filter(None, metadata["fresh"].split(",")))
     if fresh and not allow_fresh:
         raise ValueError(f"{path} has no weights for {', '.join(fresh)}; train from it first")
@@ -133,6 +136,14 @@ def require_match(path: str | Path, arrays: Mapping[str, Any], wanted: Mapping[s
         raise ValueError(f"{path} does not fit the network: {shown}")
 
 
+def weights_of_run(workdir: str | Path) -> Path:
+    """The best weights in a run's folder. Raises ValueError if there are none."""
+    path = Path(workdir) / BEST_WEIGHTS
+    if not path.is_file():
+        raise ValueError(f"{workdir} has no {BEST_WEIGHTS} yet; train writes it when it evaluates")
+    return path
+
+
 def load_network(
     workdir: str | None, exp: str | None, weights: str | None
 ) -> tuple[Config, dict[str, Any], dict[str, Any]]:
@@ -143,9 +154,7 @@ def load_network(
     if bool(workdir) == bool(exp) or bool(exp) != bool(weights):
         raise ValueError("give either --workdir RUN, or --exp NAME and --weights FILE")
     config = read_config(workdir) if workdir else load_experiment(exp)
-    path = Path(weights or Path(workdir) / BEST_WEIGHTS)
-    if workdir and not path.is_file():
-        raise ValueError(f"{workdir} has no {BEST_WEIGHTS} yet; train writes it when it evaluates")
+    path = weights_of_run(workdir) if workdir else weights
     _, params, batch_stats = split_model(config)
     return config, *load_weights(path, config, params, batch_stats)
 

@@ -108,8 +108,10 @@ def load_experiment(name: str) -> Config:
     return config if config.workdir else dataclasses.replace(config, workdir=f"runs/{path.stem}")
 
 
-def parse_config(prog: str, description: str, args: list[str] | None = None) -> Config:
-    """Config from the command line: `--exp NAME`, whose fields are the other flags' defaults.
+def parse_experiment(
+    prog: str, description: str, args: list[str] | None = None
+) -> tuple[str, Config]:
+    """Name and Config from the command line: `--exp NAME`, its fields the other flags' defaults.
 
     Raises ValueError for an unknown experiment or a value out of range.
     """
@@ -126,9 +128,13 @@ def parse_config(prog: str, description: str, args: list[str] | None = None) -> 
     exp = finder.parse_known_args(args)[0].exp
     config = Config() if exp is tyro.MISSING else load_experiment(exp)
     default = Arguments(exp, config)
-    return tyro.cli(
-        Arguments, prog=prog, description=description, args=args, default=default
-    ).config
+    arguments = tyro.cli(Arguments, prog=prog, description=description, args=args, default=default)
+    return arguments.exp, arguments.config
+
+
+def parse_config(prog: str, description: str, args: list[str] | None = None) -> Config:
+    """The Config of `parse_experiment`."""
+    return parse_experiment(prog, description, args)[1]
 
 
 def save_config(config: Config, workdir: str | Path) -> None:

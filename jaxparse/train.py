@@ -23,7 +23,7 @@ from rich.table import Table
 
 from jaxparse.checkpoint import BEST_WEIGHTS, Checkpoints, flatten, load_weights, save_weights
 from jaxparse.cli import INTERRUPTED, progress_bar, run
-from jaxparse.config import Config, differing_fields, parse_config, read_config, save_config
+from jaxparse.config import Config, differing_fields, parse_experiment, read_config, save_config
 from jaxparse.data import EvalLoader, make_eval_loader, make_train_loader
 from jaxparse.evaluate import evaluate, scores_table, write_examples
 from jaxparse.logs import MetricsLog
@@ -92,14 +92,32 @@ def parameters_table(state: TrainState) -> Table:
     return table
 
 
-def start_state(config: Config, mesh: Mesh) -> TrainState:
-    """The state before the first step: noise, or `config.init_weights` as far as they reach."""
-    state = init_state(config, mesh)
+def find_init_weights(config: Config, exp: str) -> Path | None:
+    """The file that `config.init_weights` means, None for noise.
+
+    Raises ValueError, with the command that makes it, if there is none.
+    """
     if config.init_weights == "none":
+        return None
+    path, noise = Path(config.init_weights), "--init-weights none starts from noise"
+    if path.suffix == ".safetensors":
+        if not path.is_file():
+            command = f"python -m jaxparse.convert_weights --exp {exp} --output {path}"
+            raise ValueError(f"there is no file {path}; make it with {command}; {noise}")
+        return path
+    best = path / BEST_WEIGHTS
+    if not best.is_file():
+        fix = "train that run first, or give another RUN or FILE to --init-weights"
+        raise ValueError(f"there is no {best}; {fix}; {noise}")
+    return best
+
+
+def start_state(config: Config, mesh: Mesh, weights: Path | None) -> TrainState:
+    """The state before the first step: noise, or the file's weights as far as they reach."""
+    state = init_state(config, mesh)
+    if weights is None:
         return state
-    loaded = load_weights(
-        config.init_weights, config, state.params, state.batch_stats, allow_fresh=True
-    )
+    loaded = load_weights(weights, config, state.params, state.batch_stats, allow_fresh=True)
     params, batch_stats = jax.device_put(loaded, replicated(mesh))
     return state._replace(params=params, batch_stats=batch_stats)
 
@@ -189,18 +207,21 @@ def finish(
     )
 
 
-def train(config: Config, console: Console) -> int:
+def train(config: Config, console: Console, exp: str = "NAME") -> int:
     """Runs `config` to its end, on from where its workdir stopped; returns the exit code.
+
+    `exp` is the experiment's name, for messages.
 
     Raises ValueError for bad data, weights, flags, or a workdir of another run.
     """
     require_same_run(config)
+    weights = find_init_weights(config, exp)
     mesh, processes = make_mesh(), (jax.process_index(), jax.process_count())
     if config.batch_size % mesh.size:
         raise ValueError(f"batch_size is {config.batch_size}, no multiple of {mesh.size} devices")
     loader = make_train_loader(config, *processes)
     val_loader = make_eval_loader(config, "val", *processes)
-    state = start_state(config, mesh)
+    state = start_state(config, mesh, weights)
     console.print(parameters_table(state))
 
     save_config(config, config.workdir)
@@ -256,7 +277,8 @@ def train(config: Config, console: Console) -> int:
 def main() -> int:
     """Command line: `--exp NAME` and every field of its Config."""
     use_compilation_cache()
-    return train(parse_config("python -m jaxparse.train", "Trains a network."), Console())
+    exp, config = parse_experiment("python -m jaxparse.train", "Trains a network.")
+    return train(config, Console(), exp)
 
 
 if __name__ == "__main__":

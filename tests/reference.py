@@ -9,6 +9,8 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +19,17 @@ import numpy as np
 from flax import nnx
 
 from jaxparse.checkpoint import flatten, unflatten
-from jaxparse.config import Config
-from jaxparse.convert_weights import MMSEG, convert, rename
+from jaxparse.config import Config, load_experiment
+from jaxparse.convert_weights import convert
 from jaxparse.models import split_model
+from jaxparse.sources import recognise, rename
 
+EXPERIMENTS = {  # network -> an experiment that has it, where that has another name
+    "deeplabv3plus_r50": "deeplabv3plus_r50_20k",
+    "deeplabv3plus_r101": "deeplabv3plus_r101_20k",
+    "psanet_r50": "psanet_r50_80k",
+    "psanet_r101": "psanet_r101_80k",
+}
 FOLDER = Path(__file__).parent / "reference"
 SHAPES = json.loads((FOLDER / "shapes.json").read_text())  # file -> key -> shape
 TRAINING = json.loads((FOLDER / "training.json").read_text())
@@ -78,26 +87,40 @@ def state_dict(file: str) -> dict[str, np.ndarray]:
 class Network(NamedTuple):
     """A network with the rule's weights."""
 
+    config: Config
     graphdef: nnx.GraphDef
     params: dict[str, Any]
     batch_stats: dict[str, Any]
 
 
-def network(config: Config, dtype: str) -> Network:
-    """The network of `config`, converted from mmsegmentation's."""
-    file = f"mmseg_{config.backbone}"
-    arrays = convert(Path(file), state_dict(file), config).arrays
+def experiment(name: str) -> Config:
+    """The config of the network `name`."""
+    return load_experiment(EXPERIMENTS.get(name, name))
+
+
+@lru_cache(maxsize=1)  # of 120 million numbers at most; float32 and float64 follow each other
+def converted(name: str) -> dict[str, np.ndarray]:
+    """mmsegmentation's network `name` by this package's names, float32."""
+    file = f"mmseg_{name}"
+    return convert(Path(file), state_dict(file), experiment(name)).arrays
+
+
+def network(name: str, dtype: str, **changes: object) -> Network:
+    """The network `name`, converted from mmsegmentation's; `changes` are to its config."""
+    config = replace(experiment(name), **changes)
     graphdef, params, batch_stats = split_model(config)
     trees = (
-        {name: arrays[name].astype(dtype) for name in flatten(t)} for t in (params, batch_stats)
+        {key: converted(name)[key].astype(dtype) for key in flatten(tree)}
+        for tree in (params, batch_stats)
     )
-    return Network(graphdef, *map(unflatten, trees))
+    return Network(config, graphdef, *map(unflatten, trees))
 
 
 def our_names(file: str) -> dict[str, str]:
     """The names in mmsegmentation's checkpoint -> the names here."""
-    shapes = SHAPES[file].items()
-    return {key: rename(MMSEG, key, np.empty(shape))[0] for key, shape in shapes}
+    shapes = SHAPES[file]
+    source = recognise(Path(file), shapes)
+    return {key: rename(source, key, np.empty(shape))[0] for key, shape in shapes.items()}
 
 
 def jit(function: Callable) -> Callable:

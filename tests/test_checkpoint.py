@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,8 +85,44 @@ def test_names_and_shapes_must_match(tmp_path: Path, arrays: dict[str, np.ndarra
 def test_weights_of_another_network(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
     path = tmp_path / "w.safetensors"
     save_weights(path, arrays, replace(CONFIG, backbone="swin_t"), "a test")
-    with pytest.raises(ValueError, match='holds .*"swin_t".*, not .*"swin_nano".*; check --exp'):
+    with pytest.raises(ValueError, match=r"^\S+ holds backbone swin_t, not swin_nano; check --exp"):
         load(path)
+    save_weights(path, arrays, replace(CONFIG, head="psanet", head_channels=7), "a test")
+    expected = "holds head psanet, not upernet, head_channels 7, not 64; check --exp"
+    with pytest.raises(ValueError, match=expected):
+        load(path)
+
+
+def test_backbone_alone_records_and_compares_the_backbone_alone(
+    tmp_path: Path, arrays: dict[str, np.ndarray]
+) -> None:
+    path = tmp_path / "backbone.safetensors"
+    backbone = {k: v for k, v in arrays.items() if k.startswith("backbone.")}
+    heads = ("decode_head.", "auxiliary_head.")
+    save_weights(path, backbone, replace(CONFIG, head="psanet", head_channels=7), "a test", heads)
+    assert read_weights(path)[1]["network"] == '{"backbone": "swin_nano"}'
+    load(path, allow_fresh=True)
+    save_weights(path, backbone, replace(CONFIG, backbone="swin_b"), "a test", heads)
+    with pytest.raises(ValueError, match="holds backbone swin_b, not swin_nano; check --exp"):
+        load(path, allow_fresh=True)
+
+
+def test_files_that_record_fewer_fields_are_compared_by_those(
+    tmp_path: Path, arrays: dict[str, np.ndarray]
+) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, arrays, CONFIG, "a test")
+    metadata = read_weights(path)[1]
+    fields = json.loads(metadata["network"])
+    assert fields == {
+        "backbone": "swin_nano",
+        "head": "upernet",
+        "head_channels": 64,
+        "auxiliary_channels": 32,
+    }
+    del fields["head"]  # as before there was more than one
+    save_file(arrays, path, metadata | {"network": json.dumps(fields)})
+    assert load(path).keys() == arrays.keys()
 
 
 def test_files_of_other_kinds(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -1,92 +1,34 @@
-import os
-import pickle
-import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
-from jax import Array
-from safetensors.numpy import save_file
 
 from jaxparse import convert_weights
-from jaxparse.checkpoint import flatten, load_weights, read_weights, unflatten
-from jaxparse.classes import NAMES
-from jaxparse.config import load_experiment
-from jaxparse.convert_weights import convert, convert_file, read_checkpoint
+from jaxparse.checkpoint import flatten, load_weights, read_weights, save_weights
+from jaxparse.classes import NAMES, PALETTE
+from jaxparse.config import Config, load_experiment, save_config
+from jaxparse.convert_weights import convert, convert_file, default_output, to_mmseg
 from jaxparse.models import split_model
-from tests import reference
+from jaxparse.sources import recognise, rename
+from tests import foreign, reference
+from tests.foreign import StateDict, require_equal, write
 
-StateDict = dict[str, np.ndarray]
 NANO = load_experiment("swin_nano")
-FRESH = tuple(f"backbone.norm{i}." for i in range(4)) + ("decode_head.", "auxiliary_head.")
-
-
-def mmseg() -> StateDict:
-    return reference.state_dict("mmseg_swin_nano")
-
-
-def timm() -> StateDict:
-    """timm's Swin-T shrunk to swin_nano: a third of the channels and heads, two blocks a stage."""
-
-    def shrink(key: str, shape: list[int]) -> list[int]:
-        if key.endswith("relative_position_bias_table"):
-            return [169, shape[1] // 3]
-        return [size // 3 if size % 96 == 0 else size for size in shape]
-
-    shapes = reference.SHAPES["timm_swin_t"].items()
-    kept = {k: v for k, v in shapes if not re.match(r"layers\.2\.blocks\.[2-5]", k)}
-    return {key: reference.fill(key, shrink(key, shape)) for key, shape in kept.items()}
-
-
-def as_microsofts(state_dict: StateDict) -> StateDict:
-    """timm's names -> Microsoft's, with the buffers that Microsoft's files have."""
-
-    def rename(key: str) -> str:
-        key = re.sub(r"layers\.(\d)\.down", lambda m: f"layers.{int(m[1]) - 1}.down", key)
-        return key.replace("head.fc.", "head.")
-
-    buffers = {
-        "layers.0.blocks.0.attn.relative_position_index": np.zeros((49, 49), np.int64),
-        "layers.0.blocks.1.attn_mask": np.zeros((64, 49, 49), np.float32),
-    }
-    return {rename(key): array for key, array in state_dict.items()} | buffers
-
-
-def microsoft() -> StateDict:
-    return as_microsofts(timm())
-
-
-def write(path: Path, state_dict: StateDict, wrapper: str | None = None) -> Path:
-    """A .safetensors, or a .pth with the state dict under the key `wrapper`."""
-    if path.suffix == ".safetensors":
-        save_file(state_dict, path)
-        return path
-    torch = pytest.importorskip("torch", reason="torch is not installed; it reads .pth files")
-    tensors = {key: torch.from_numpy(np.array(array)) for key, array in state_dict.items()}
-    torch.save({"meta": {"seed": 0}, wrapper: tensors} if wrapper else tensors, path)
-    return path
-
-
-def require_equal(arrays: StateDict, expected: StateDict) -> None:
-    assert arrays.keys() == expected.keys()
-    for name, array in arrays.items():
-        assert array.dtype == np.float32
-        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+DEEPLAB = load_experiment("deeplabv3plus_r50_20k")
+HEADS = ("decode_head.", "auxiliary_head.")
+FRESH = (*(f"backbone.norm{i}." for i in range(4)), *HEADS)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize(
     "make, wrapper, name, fresh, command",
     [
-        (mmseg, "state_dict", "mmsegmentation Swin segmentor", (), "evaluate --weights"),
-        (timm, None, "timm ImageNet Swin", FRESH, "train --init-weights"),
-        (microsoft, "model", "Microsoft ImageNet Swin", FRESH, "train --init-weights"),
+        (foreign.mmseg, "state_dict", "mmsegmentation Swin segmentor", (), "evaluate --weights"),
+        (foreign.timm, None, "timm ImageNet Swin", FRESH, "train --init-weights"),
+        (foreign.microsoft, "model", "Microsoft ImageNet Swin", FRESH, "train --init-weights"),
     ],
 )
 def test_file_is_converted(
@@ -101,7 +43,7 @@ def test_file_is_converted(
 ) -> None:
     checkpoint = write(tmp_path / f"theirs{suffix}", make(), wrapper)
     output = tmp_path / "out" / "ours.safetensors"
-    convert_file("swin_nano", checkpoint, output)
+    convert_file("swin_nano", str(checkpoint), output)
     arrays, metadata = read_weights(output)
     require_equal(arrays, convert(checkpoint, make(), NANO).arrays)
     assert metadata["source"] == f"{name}, theirs{suffix}"
@@ -114,7 +56,7 @@ def test_file_is_converted(
 
 
 def test_table_counts_every_key() -> None:
-    state_dict = mmseg()
+    state_dict = foreign.mmseg()
     conversion = convert(Path("f"), state_dict, NANO)
     assert len(conversion.arrays) + len(conversion.dropped) == len(state_dict)
     columns = [
@@ -127,7 +69,7 @@ def test_table_counts_every_key() -> None:
         ["8 relative_position_index", "12 num_batches_tracked", "1 num_batches_tracked"],
         ["", "", ""],
     ]
-    table = convert_weights.conversion_table(convert(Path("f"), microsoft(), NANO))
+    table = convert_weights.conversion_table(convert(Path("f"), foreign.microsoft(), NANO))
     dropped = "norm.weight norm.bias head.weight head.bias relative_position_index attn_mask"
     assert next(table.columns[3].cells).split("\n") == [f"1 {key}" for key in dropped.split()]
     assert list(table.columns[4].cells) == ["norm0.\nnorm1.\nnorm2.\nnorm3.", "all", "all"]
@@ -135,7 +77,8 @@ def test_table_counts_every_key() -> None:
 
 def test_converted_backbone_loads_and_leaves_the_rest(tmp_path: Path) -> None:
     output = tmp_path / "ours.safetensors"
-    convert_file("swin_nano", write(tmp_path / "theirs.safetensors", timm()), output)
+    checkpoint = write(tmp_path / "theirs.safetensors", foreign.timm())
+    convert_file("swin_nano", str(checkpoint), output)
     _, params, batch_stats = split_model(NANO)
     with pytest.raises(ValueError, match="train from it first"):
         load_weights(output, NANO, params, batch_stats)
@@ -145,201 +88,38 @@ def test_converted_backbone_loads_and_leaves_the_rest(tmp_path: Path) -> None:
     assert stats == batch_stats
 
 
-def test_microsofts_names_give_the_arrays_of_timms() -> None:
-    require_equal(
-        convert(Path("f"), microsoft(), NANO).arrays, convert(Path("f"), timm(), NANO).arrays
-    )
-
-
-@pytest.mark.parametrize("backbone", ["swin_t", "swin_b"])
-def test_backbone_from_timm_gives_timms_maps(backbone: str) -> None:
-    config = load_experiment(backbone)
-    arrays = convert(Path("f"), reference.state_dict(f"timm_{backbone}"), config).arrays
-    graphdef, params, batch_stats = split_model(config)
-    params = unflatten(
-        {k: arrays.get(k, np.zeros(v.shape, v.dtype)) for k, v in flatten(params).items()}
-    )
-
-    @reference.jit
-    def stages(params: dict[str, Any], image: Array) -> list[Array]:
-        model = nnx.merge(graphdef, params, batch_stats).backbone
-        # timm does not shift where the map is a single window; mmsegmentation does.
-        for block in model.layers[3].blocks:
-            block.attn.shift = 0
-        x, maps = model.patch_embed(image), []
-        for layer in model.layers:
-            x = layer(x, None)
-            maps.append(x)
-        return maps
-
-    for stage, x in enumerate(stages(params, reference.image(1, 224, 224))):
-        name = f"{backbone}/timm/stage{stage}"
-        if f"{name}_mean/step" in reference.OUTPUTS:
-            name, x = f"{name}_mean", x.mean(-1)
-        assert reference.sample_error(name, x) < 1e-5, name
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_half_precision_becomes_float32(suffix: str, dtype: str, tmp_path: Path) -> None:
-    state_dict = timm()
-    halved = {key: np.asarray(jnp.asarray(a, dtype)) for key, a in state_dict.items()}
-    path = tmp_path / f"theirs{suffix}"
-    if suffix == ".safetensors":
-        save_file(halved, path)
-    else:
-        torch = pytest.importorskip("torch", reason="torch is not installed; it reads .pth files")
-        half = getattr(torch, dtype)
-        torch.save({k: torch.from_numpy(a).to(half) for k, a in state_dict.items()}, path)
-    require_equal(read_checkpoint(path), {k: a.astype(np.float32) for k, a in halved.items()})
-
-
-def test_prefix_of_data_parallel_training_is_dropped(tmp_path: Path) -> None:
-    wrapped = {f"module.{key}": array for key, array in timm().items()}
-    require_equal(read_checkpoint(write(tmp_path / "f.safetensors", wrapped)), timm())
-
-
-class HistoryBuffer:
-    """Pickles like mmengine's."""
-
-    def __init__(self) -> None:
-        self.max_length, self._log_history = 10, np.array([1.5, 2.5])
-
-    def min(self) -> None:
-        pass
-
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_statistics_methods": {"min": HistoryBuffer.min}}
-
-
-def test_training_checkpoint_of_mmengine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch = pytest.importorskip("torch", reason="torch is not installed; it reads .pth files")
-    module = ModuleType("mmengine.logging.history_buffer")
-    module.HistoryBuffer = HistoryBuffer
-    path = tmp_path / "iter_10.pth"
-    with monkeypatch.context() as patch:
-        for name in ("mmengine", "mmengine.logging", module.__name__):
-            patch.setitem(sys.modules, name, module)
-        patch.setattr(HistoryBuffer, "__module__", module.__name__)
-        patch.setattr(HistoryBuffer.min, "__module__", module.__name__)
-        hub = {"log_scalars": {"loss": HistoryBuffer()}, "runtime_info": {"best": np.float64(3)}}
-        parameter = torch.nn.Parameter(torch.ones(3))
-        optimizer = torch.optim.AdamW([parameter])
-        parameter.sum().backward()
-        optimizer.step()
-        weights = {key: torch.from_numpy(array) for key, array in timm().items()}
-        state = {"optimizer": optimizer.state_dict(), "message_hub": hub, "state_dict": weights}
-        torch.save(state, path)
-    needed = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    assert {"builtins.getattr", "mmengine.logging.history_buffer.HistoryBuffer"} < set(needed)
-    allowed = set(torch.serialization.get_safe_globals())
-    require_equal(read_checkpoint(path), timm())
-    assert set(torch.serialization.get_safe_globals()) == allowed
-
-
-class Command:
-    """Runs when it is unpickled."""
-
-    def __init__(self, function: Callable, *args: str) -> None:
-        self.call = function, args
-
-    def __reduce__(self) -> tuple:
-        return self.call
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("function, asked", [(os.mkdir, "posix.mkdir"), (eval, "eval")])
-def test_pickle_that_runs_code_is_refused(
-    function: Callable, asked: str, zipped: bool, tmp_path: Path
+@pytest.mark.parametrize(
+    "make, same, config",
+    [
+        (foreign.microsoft, foreign.timm, NANO),
+        (foreign.openmmlab, foreign.timm_resnet50c, DEEPLAB),
+    ],
+)
+def test_other_names_give_the_arrays_of_timms(
+    make: Callable[[], StateDict], same: Callable[[], StateDict], config: Config
 ) -> None:
-    torch = pytest.importorskip("torch", reason="torch is not installed; it reads .pth files")
-    made = tmp_path / "made"
-    argument = str(made) if function is os.mkdir else f"__import__('os').mkdir({str(made)!r})"
-    content = {"state_dict": {"patch_embed.proj.bias": Command(function, argument)}}
-    path = tmp_path / "evil.pth"
-    if zipped:
-        torch.save(content, path)
-    else:
-        path.write_bytes(pickle.dumps(content, protocol=2))
-    with pytest.raises(ValueError, match=rf"^{path} is refused: it asks for {asked}, .*$") as error:
-        read_checkpoint(path)
-    assert "\n" not in str(error.value)
-    assert not made.exists()
-    pickle.loads(pickle.dumps(content))
-    assert made.is_dir()  # so it would have been
+    require_equal(convert("f", make(), config).arrays, convert("f", same(), config).arrays)
 
 
-@pytest.mark.parametrize(
-    "name, content, message",
-    [
-        ("f.pth", b"", "is no torch checkpoint or is cut short: EOFError"),
-        ("f.pth", b"<!DOCTYPE html>\n<p>", "is no torch checkpoint or is cut short"),
-        ("f.safetensors", b"", "is not a safetensors file or is cut short"),
-        ("f.safetensors", b"<!DOCTYPE html>\n<p>", "is not a safetensors file or is cut short"),
-    ],
-)
-def test_file_of_another_kind(name: str, content: bytes, message: str, tmp_path: Path) -> None:
-    if name.endswith(".pth"):
-        pytest.importorskip("torch", reason="torch is not installed; it reads .pth files")
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"^{path} {message}.*$"):
-        read_checkpoint(path)
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_file_cut_short(suffix: str, tmp_path: Path) -> None:
-    path = write(tmp_path / f"f{suffix}", {"patch_embed.proj.bias": np.ones(1000, np.float32)})
-    for size in (100, path.stat().st_size - 100):
-        path.write_bytes(path.read_bytes()[:size])
-        with pytest.raises(ValueError, match=rf"^{path} is no.* is cut short: .*$"):
-            read_checkpoint(path)
-
-
-def test_missing_file() -> None:
-    with pytest.raises(ValueError, match="there is no file nowhere.pth; --checkpoint takes"):
-        read_checkpoint(Path("nowhere.pth"))
-
-
-def test_pth_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)
-    path = tmp_path / "f.pth"
-    path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"f.pth needs PyTorch .* pip install 'jaxparse\[torch\]'"):
-        read_checkpoint(path)
-
-
-@pytest.mark.parametrize("content", [[1, 2], {"state_dict": {"epoch": 3}}, {"model": 5}])
-def test_pth_without_weights(content: object, tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch", reason="torch is not installed; it reads .pth files")
-    path = tmp_path / "f.pth"
-    torch.save(content, path)
-    with pytest.raises(ValueError, match="f.pth .*; accepted: mmsegmentation Swin segmentor, timm"):
-        convert(path, read_checkpoint(path), NANO)
-
-
-@pytest.mark.parametrize(
-    "make, exp, message",
-    [
-        (mmseg, "swin_t", r"holds swin_nano \(embed_dim 32, depths 2 2 2 2\), not swin_t; check"),
-        (timm, "swin_b", r"holds swin_nano \(embed_dim 32, depths 2 2 2 2\), not swin_b; check"),
-        (lambda: {"conv1.weight": np.ones(3)}, "swin_t", "no network that is known here; accepted"),
-    ],
-)
-def test_file_of_another_network(make: Callable, exp: str, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^theirs.pth .*{message}.*$"):
-        convert(Path("theirs.pth"), make(), load_experiment(exp))
-
-
-def test_swin_of_unknown_size() -> None:
-    deeper = timm()
-    deeper |= {k.replace("s.1.", "s.2."): v for k, v in deeper.items() if "layers.3.blocks" in k}
-    with pytest.raises(ValueError, match="a size unknown here .embed_dim 32, depths 2 2 2 3., not"):
-        convert(Path("f"), deeper, NANO)
+@pytest.mark.parametrize("exp", ["deeplabv3plus_r50_20k", "psanet_r50_80k"])
+def test_backbone_serves_every_head(exp: str, tmp_path: Path) -> None:
+    output = tmp_path / "ours.safetensors"
+    checkpoint = write(tmp_path / "theirs.safetensors", foreign.openmmlab())
+    convert_file("psanet_r50_80k", str(checkpoint), output)
+    arrays, metadata = read_weights(output)
+    assert metadata["network"] == '{"backbone": "resnet50_v1c"}'
+    config = load_experiment(exp)
+    _, *state = split_model(config)
+    params, batch_stats = load_weights(output, config, *state, allow_fresh=True)
+    loaded = flatten(params) | flatten(batch_stats)
+    assert {name for name in loaded if not name.startswith(HEADS)} == arrays.keys()
+    np.testing.assert_array_equal(
+        loaded["backbone.stem.2.bn.var"], arrays["backbone.stem.2.bn.var"]
+    )
 
 
 def test_strays_gaps_and_shapes_are_listed_together() -> None:
-    state_dict = mmseg()
+    state_dict = foreign.mmseg()
     state_dict["backbone.extra.weight"] = np.ones((2, 3), np.float32)
     del state_dict["decode_head.conv_seg.bias"]
     state_dict["auxiliary_head.conv_seg.weight"] = np.ones((150, 32, 1, 1), np.float32)
@@ -352,8 +132,53 @@ def test_strays_gaps_and_shapes_are_listed_together() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "make, exp, message",
+    [
+        (foreign.mmseg, "swin_t", "holds swin_nano + upernet (embed_dim 32, depths 2 2 2 2), not "
+         "swin_t + upernet; check --exp"),
+        (foreign.timm, "swin_b", "holds swin_nano (embed_dim 32, depths 2 2 2 2), not swin_b; "
+         "check --exp, or give timm's swin_base_patch4_window7_224.ms_in1k"),
+        (foreign.timm, "psanet_r50_80k", "holds swin_nano (embed_dim 32, depths 2 2 2 2), not "
+         "resnet50_v1c; check --exp, or give timm's resnet50c.gluon_in1k"),
+        (foreign.timm_resnet50, "psanet_r50_80k", "holds resnet50 (depths 3 4 6 3, 7×7 stem), not "
+         "resnet50_v1c; check --exp, or give timm's resnet50c.gluon_in1k"),
+        (foreign.timm_resnet50c, "psanet_r101_80k", "holds resnet50_v1c (depths 3 4 6 3, deep "
+         "stem), not resnet101_v1c; check --exp, or give timm's resnet101c.gluon_in1k"),
+        (foreign.openmmlab, "swin_t", "holds resnet50_v1c (depths 3 4 6 3, deep stem), not swin_t; "
+         "check --exp, or give timm's swin_tiny_patch4_window7_224.ms_in1k"),
+        (foreign.mmseg_plain_resnet, "psanet_r50_80k", "holds resnet50 + deeplabv3plus (depths 3 4 "
+         "6 3, 7×7 stem), not resnet50_v1c + psanet; check --exp"),
+    ],
+)  # fmt: skip
+def test_file_of_another_network(make: Callable, exp: str, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        convert("f.pth", make(), load_experiment(exp))
+    assert str(error.value) == f"f.pth {message}"
+
+
+def test_networks_of_unknown_size() -> None:
+    deeper = foreign.timm()
+    deeper |= {k.replace("s.1.", "s.2."): v for k, v in deeper.items() if "layers.3.blocks" in k}
+    with pytest.raises(
+        ValueError, match="a Swin of a size unknown here .embed_dim 32, depths 2 2 2"
+    ):
+        convert("f", deeper, NANO)
+    shorter = {k: v for k, v in foreign.timm_resnet50().items() if "layer1.2" not in k}
+    with pytest.raises(ValueError, match="ResNet of a size unknown here .depths 2 4 6 3, 7×7 stem"):
+        convert("f", shorter, DEEPLAB)
+    other = {k: v for k, v in foreign.mmseg().items() if not k.startswith("decode_head.psp")}
+    with pytest.raises(ValueError, match=r"holds swin_nano \+ a head unknown here \(embed_dim 32"):
+        convert("f", other, NANO)
+
+
+def test_unknown_file() -> None:
+    with pytest.raises(ValueError, match="^f holds no network that is known here; accepted: mmseg"):
+        convert("f", {"conv1.weight": np.ones(3)}, NANO)
+
+
 def test_two_names_for_one_parameter() -> None:
-    state_dict = mmseg()
+    state_dict = foreign.mmseg()
     state_dict["backbone.patch_embed.proj.bias"] = np.ones(32, np.float32)
     with pytest.raises(ValueError, match="f.pth has two names for one parameter"):
         convert(Path("f.pth"), state_dict, NANO)
@@ -362,9 +187,9 @@ def test_two_names_for_one_parameter() -> None:
 @pytest.mark.parametrize(
     "make, init_weights, expected",
     [
-        (mmseg, "weights/start.safetensors", "weights/small.safetensors"),
-        (timm, "weights/start.safetensors", "weights/start.safetensors"),
-        (timm, "none", "weights/small.safetensors"),
+        (foreign.mmseg, "weights/start.safetensors", "weights/small.safetensors"),
+        (foreign.timm, "weights/start.safetensors", "weights/start.safetensors"),
+        (foreign.timm, "none", "weights/small.safetensors"),
     ],
 )
 def test_command_line_and_default_output(
@@ -388,8 +213,161 @@ def test_command_line_and_default_output(
 
 
 def test_checkpoint_is_not_overwritten(tmp_path: Path) -> None:
-    path = write(tmp_path / "theirs.safetensors", timm())
+    path = write(tmp_path / "theirs.safetensors", foreign.timm())
     before = path.read_bytes()
     with pytest.raises(ValueError, match="is the file to convert itself; give another --output"):
-        convert_file("swin_nano", path, path)
+        convert_file("swin_nano", str(path), path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("checkpoint", [None, "resnet50c.gluon_in1k"])
+def test_timms_weights_by_name_become_what_the_experiment_starts_from(
+    checkpoint: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    models = {"resnet50c.gluon_in1k": foreign.timm_resnet50c()}
+    foreign.offline_hub(tmp_path / "hub", monkeypatch, **models)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", None)  # it is not needed
+    convert_file("deeplabv3plus_r50_40k", checkpoint)
+    arrays, metadata = read_weights(DEEPLAB.init_weights)
+    require_equal(arrays, convert("f", foreign.timm_resnet50c(), DEEPLAB).arrays)
+    assert metadata["source"] == "timm ImageNet ResNet-C, resnet50c.gluon_in1k"
+    assert "timm/resnet50c.gluon_in1k: timm ImageNet ResNet-C\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "exp, checkpoint, message",
+    [
+        ("swin_b", None, "timm/swin_base_patch4_window7_224.ms_in1k cannot be downloaded .*; fetch "
+         "https://.*/model.safetensors by hand, then: python -m jaxparse.convert_weights --exp "
+         "swin_b --checkpoint model.safetensors$"),
+        ("psanet_r50_80k", "resnet50.tv_in1k", "timm/resnet50.tv_in1k holds no network that is kn"),
+        ("swin_nano", None, "timm has no ImageNet weights of swin_nano; give --checkpoint"),
+        ("swin_t", "gone.pth", "no file gone.pth; --checkpoint takes a file, or of timm's models"),
+        ("swin_t", "resnet50.pth", "there is no file resnet50.pth; --checkpoint takes"),
+        ("swin_t", "resnet18", "there is no file resnet18; --checkpoint takes"),
+    ],
+)  # fmt: skip
+def test_checkpoint_out_of_reach(
+    exp: str,
+    checkpoint: str | None,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    foreign.offline_hub(tmp_path, monkeypatch, **{"resnet50.tv_in1k": {}})
+    with pytest.raises(ValueError, match=message):
+        convert_file(exp, checkpoint)
+
+
+def test_imagenet_file_of_a_fine_tuning_is_not_written_into_the_run() -> None:
+    config = load_experiment("deeplabv3plus_r50_finetune")
+    for whole in (True, False):
+        output = default_output("deeplabv3plus_r50_finetune", config, whole)
+        assert output == Path("weights/deeplabv3plus_r50_finetune.safetensors")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["swin_t", "swin_b", "deeplabv3plus_r50", "deeplabv3plus_r101", "psanet_r50"] + ["psanet_r101"],
+)
+def test_way_back_has_every_key_and_shape_of_mmseg(name: str) -> None:
+    shapes = reference.SHAPES[f"mmseg_{name}"]
+    source = recognise("f", shapes)
+    # Of one number each, whatever the shape.
+    zeros = {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
+    parameters = {k: v for k, v in zeros.items() if not k.endswith(reference.BUFFERS)}
+    arrays = dict(rename(source, key, array) for key, array in parameters.items())
+    config = load_experiment(reference.EXPERIMENTS.get(name, name))
+    back = to_mmseg(arrays, config)
+    assert {key: list(array.shape) for key, array in back.items()} == shapes
+
+
+def numbered(shapes: dict[str, tuple[int, ...]], start: int) -> StateDict:
+    """Arrays of whole numbers, no two the same within one."""
+    return {
+        key: start + i + np.arange(np.prod(shape, dtype=int), dtype=np.float32).reshape(shape)
+        for i, (key, shape) in enumerate(shapes.items())
+    }
+
+
+@pytest.mark.parametrize(
+    "make, config",
+    [
+        (foreign.mmseg, NANO),
+        (lambda: reference.state_dict("mmseg_psanet_r50"), load_experiment("psanet_r50_80k")),
+        (foreign.mmseg_plain_resnet, replace(DEEPLAB, backbone="resnet50")),
+    ],
+)
+def test_round_trips_are_the_identity(make: Callable[[], StateDict], config: Config) -> None:
+    _, params, batch_stats = split_model(config)
+    shapes = {k: v.shape for k, v in (flatten(params) | flatten(batch_stats)).items()}
+    ours = numbered(shapes, 7)
+    require_equal(convert("f", to_mmseg(ours, config), config).arrays, ours)
+    theirs = {k: v for k, v in make().items() if not k.endswith("relative_position_index")}
+    back = to_mmseg(convert("f", theirs, config).arrays, config)
+    indices = [back.pop(key) for key in list(back) if key.endswith("relative_position_index")]
+    require_equal({k: v.astype("f4") for k, v in back.items()}, theirs)
+    for index in indices:  # of offsets (row + 6) * 13 + column + 6
+        assert index.dtype == np.int64
+        assert index[0, 0] == index[48, 48] == 84
+        assert (index[0, 48], index[48, 0], index[0, 1], index[0, 7]) == (0, 168, 83, 71)
+
+
+def test_way_back_by_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch = pytest.importorskip("torch", reason=foreign.NEEDS_TORCH)
+    monkeypatch.chdir(tmp_path)
+    arrays = convert("f", foreign.mmseg(), NANO).arrays
+    run = tmp_path / "run"
+    save_config(NANO, run)
+    save_weights(run / "best.safetensors", arrays, NANO, "a test")
+    convert_file("swin_nano", str(run), to="mmseg")
+    assert "init_model(CONFIG, 'weights/swin_nano_mmseg.pth')" in capsys.readouterr().out
+    content = torch.load("weights/swin_nano_mmseg.pth", weights_only=True)
+    assert content["meta"]["dataset_meta"]["classes"] == list(NAMES)
+    assert content["meta"]["PALETTE"] == PALETTE.tolist()
+    numpy = {key: tensor.numpy() for key, tensor in content["state_dict"].items()}
+    require_equal(numpy, to_mmseg(arrays, NANO))
+    convert_file("swin_nano", "weights/swin_nano_mmseg.pth", Path("again.safetensors"))
+    require_equal(read_weights("again.safetensors")[0], arrays)
+
+
+def test_way_back_needs_a_whole_segmentor_of_ours(tmp_path: Path) -> None:
+    theirs = write(tmp_path / "theirs.safetensors", foreign.timm())
+    with pytest.raises(ValueError, match="was not written by jaxparse; run jaxparse.convert_weig"):
+        convert_file("swin_nano", str(theirs), to="mmseg")
+    convert_file("swin_nano", str(theirs), tmp_path / "ours.safetensors")
+    with pytest.raises(ValueError, match="has no weights for backbone.norm0.*; train from it firs"):
+        convert_file("swin_nano", str(tmp_path / "ours.safetensors"), to="mmseg")
+    with pytest.raises(ValueError, match="has no best.safetensors yet; train writes it"):
+        convert_file("swin_nano", str(tmp_path), to="mmseg")
+    for arguments in ({"checkpoint": None}, {"checkpoint": "f", "verify": True}):
+        with pytest.raises(ValueError, match="--to mmseg takes --checkpoint FILE or RUN, and no"):
+            convert_file("swin_nano", to="mmseg", **arguments)
+
+
+def test_verification_is_printed_before_the_file_is_called_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(name: str, *_: object) -> None:
+        raise ValueError(f"{name} gives other maps")
+
+    whole = write(tmp_path / "whole.safetensors", foreign.mmseg())
+    with pytest.raises(ValueError, match="whole.safetensors is a mmsegmentation Swin segmentor"):
+        convert_file("swin_nano", str(whole), verify=True)
+    theirs, output = write(tmp_path / "t.safetensors", foreign.timm()), tmp_path / "o.safetensors"
+    monkeypatch.setattr(convert_weights, "verify_backbone", fail)
+    with pytest.raises(ValueError, match="t.safetensors gives other maps"):
+        convert_file("swin_nano", str(theirs), output, verify=True)
+    assert not output.exists()
+    table = convert_weights.Table("beside timm")
+    table.add_row("0")
+    monkeypatch.setattr(convert_weights, "verify_backbone", lambda *_: table)
+    convert_file("swin_nano", str(theirs), output, verify=True)
+    assert "beside timm" in capsys.readouterr().out
+    assert output.exists()

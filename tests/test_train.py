@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from jaxparse.cli import INTERRUPTED
 from jaxparse.config import Config, load_experiment
 from jaxparse.data import make_train_loader
 from jaxparse.steps import Batch, StepMetrics, TrainState, init_state, make_mesh, make_train_step
-from jaxparse.train import NonFiniteLossError, log_line, start_state, train
+from jaxparse.train import NonFiniteLossError, find_init_weights, log_line, start_state, train
 
 # tf.summary's protobuf code, which this package does not call itself.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -185,16 +186,34 @@ def test_non_finite_loss_names_the_step_and_keeps_the_checkpoint(
     assert [row["step"] for row in rows(config, "train/")] == [3]
 
 
-def test_starts_from_the_weights_of_a_backbone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("whole", [True, False])
+def test_starts_from_the_weights_of_a_backbone_or_a_segmentor(whole: bool, tmp_path: Path) -> None:
     noise = init_state(CONFIG, make_mesh())
-    names = [name for name in flatten(noise.params) if name.startswith("backbone.")]
-    arrays = {name: np.full(flatten(noise.params)[name].shape, 0.5, "f4") for name in names}
-    path = tmp_path / "backbone.safetensors"
-    save_weights(path, arrays, CONFIG, "a test", fresh=("decode_head.", "auxiliary_head."))
-    state = start_state(replace(CONFIG, init_weights=str(path)), make_mesh())
-    for name, array in flatten(state.params).items():
-        expected = arrays.get(name, flatten(noise.params)[name])
-        np.testing.assert_array_equal(array, expected)
+    before = flatten(noise.params) | flatten(noise.batch_stats)
+    names = [name for name in before if whole or name.startswith("backbone.")]
+    arrays = {name: np.full(before[name].shape, 0.5, "f4") for name in names}
+    path, fresh = tmp_path / "w.safetensors", ("decode_head.", "auxiliary_head.")
+    save_weights(path, arrays, CONFIG, "a test", () if whole else fresh)
+    state = start_state(CONFIG, make_mesh(), path)
+    for name, array in (flatten(state.params) | flatten(state.batch_stats)).items():
+        np.testing.assert_array_equal(array, arrays.get(name, before[name]))
+
+
+def test_file_that_init_weights_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_experiment("deeplabv3plus_r50_finetune")
+    expected = (
+        r"^there is no runs/deeplabv3plus_r50_20k/best.safetensors; train that run first, or give "
+        r"another RUN or FILE to --init-weights; --init-weights none starts from noise$"
+    )
+    with pytest.raises(ValueError, match=expected):
+        find_init_weights(config, "deeplabv3plus_r50_finetune")
+    best = Path("runs/deeplabv3plus_r50_20k/best.safetensors")
+    best.parent.mkdir(parents=True)
+    best.write_bytes(b"")
+    for init_weights in (str(best.parent), str(best)):
+        assert find_init_weights(replace(config, init_weights=init_weights), "e") == best
+    assert find_init_weights(replace(config, init_weights="none"), "e") is None
 
 
 def test_workdir_of_another_run_is_refused(tmp_path: Path) -> None:
@@ -206,11 +225,29 @@ def test_workdir_of_another_run_is_refused(tmp_path: Path) -> None:
         run(other)
 
 
-def test_missing_weights_are_named_before_anything_is_written(tmp_path: Path) -> None:
-    config = replace(CONFIG, workdir=str(tmp_path / "run"))
-    with pytest.raises(ValueError, match=r"no file nowhere.safetensors; make one with pyth"):
-        run(replace(config, init_weights="nowhere.safetensors"))
-    assert not Path(config.workdir).exists()
+def test_missing_weights_end_the_run_before_anything_is_read_or_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_experiment("swin_t")  # its data are missing as well
+    with pytest.raises(ValueError) as error:
+        train(config, Console(), "swin_t")
+    assert str(error.value) == (
+        "there is no file weights/swin_t_imagenet.safetensors; make it with python -m "
+        "jaxparse.convert_weights --exp swin_t --output weights/swin_t_imagenet.safetensors; "
+        "--init-weights none starts from noise"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_command_line_knows_the_name_of_the_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", "--exp", "swin_b", "--workdir", str(tmp_path)])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train_module, "use_compilation_cache", lambda: None)
+    with pytest.raises(ValueError, match="python -m jaxparse.convert_weights --exp swin_b --out"):
+        train_module.main()
 
 
 def test_log_line() -> None:

@@ -1,6 +1,6 @@
-"""DeepLabV3+ head (Chen et al. 2018, arXiv:1802.02611), as mmsegmentation runs it.
+"""DeepLabV3+ head (Chen et al. 2018, arXiv:1802.02611): mmsegmentation's sep_aspp_head.
 
-Its DepthwiseSeparableASPPHead. Pooling and a 1×1 convolution of the coarsest map beside depthwise-separable ones of three
+Pooling and a 1×1 convolution of the coarsest map beside depthwise-separable ones of three
 dilations; their fusion meets the finest map at stride 4.
 """
 

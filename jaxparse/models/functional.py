@@ -3,6 +3,9 @@
 What must equal PyTorch does so here; sums are taken as few and well shaped products.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,6 +99,66 @@ def apply_class_first(logits: Array, rows: np.ndarray, columns: np.ndarray) -> A
 def adaptive_average_pool(x: Array, bins: int) -> Array:
     """[B, H, W, C] -> [B, bins, bins, C]; torch's AdaptiveAvgPool2d."""
     return apply_separable(x, *(pooling_matrix(size, bins) for size in x.shape[1:3]))
+
+
+def within_branch(function: Callable[[Array, Array], Array], x: Array, grad: Array) -> Array:
+    """`function(x, grad)` in a branch that is taken unless `grad` is no longer a number: then NaN.
+
+    For gradients on a CPU. XLA fuses nothing across a branch and does not begin it before `grad` is
+    there. Without it, it would hoist what depends on `x` alone into the forward pass and keep it.
+    """
+    result = jax.eval_shape(function, x, grad)
+    diverged = jnp.full(result.shape, jnp.nan, result.dtype)
+    return jax.lax.cond(jnp.isfinite(grad.ravel()[0]), function, lambda *_: diverged, x, grad)
+
+
+def contract_rows(x: Array, grad: Array) -> Array:
+    """[..., N, I], [..., N, O] -> [..., I, O]: the gradient of the kernel of a product.
+
+    In a branch on a CPU: XLA would fuse the transposition of an operand with what computes it, and
+    so write it element by element.
+    """
+    batch = tuple(range(x.ndim - 2))
+    rows = (x.ndim - 2,)
+    product = partial(jax.lax.dot_general, dimension_numbers=((rows, rows), (batch, batch)))
+    return jax.lax.platform_dependent(x, grad, cpu=partial(within_branch, product), default=product)
+
+
+@jax.custom_vjp
+def matmul(x: Array, kernel: Array) -> Array:
+    """[..., I] by [I, O] -> [..., O]."""
+    return x @ kernel
+
+
+def _matmul_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return x @ kernel, (x, kernel)
+
+
+def _matmul_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    rows = (a.reshape(-1, a.shape[-1]) for a in (x, grad))
+    return grad @ kernel.T, contract_rows(*rows)
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+@jax.custom_vjp
+def relu(x: Array) -> Array:
+    """Rectifier. Its gradient needs the output only, which the next layer keeps anyway."""
+    return jnp.maximum(x, 0)
+
+
+def _relu_forward(x: Array) -> tuple[Array, Array]:
+    out = relu(x)
+    return out, out
+
+
+def _relu_backward(out: Array, grad: Array) -> tuple[Array]:
+    return (jnp.where(out > 0, grad, 0),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)
 
 
 def gelu(x: Array) -> Array:

@@ -51,6 +51,7 @@ def offset_logits(attention: nnx.List, x: Array) -> Array:
     x, (batch, height, width, _) = conv(x), x.shape
     kernel = offsets_within(mask.kernel[0, 0], (height, width))  # 2H 2W C
 
+    @jax.checkpoint  # else the gradient keeps the offsets of every row: H · H · 2W · C numbers
     def of_row(row: Array) -> Array:
         offsets = jax.lax.dynamic_slice_in_dim(kernel, height - 1 - row, height)  # H 2W C
         positions = jax.lax.dynamic_index_in_dim(x, row, axis=1, keepdims=False)  # B W C

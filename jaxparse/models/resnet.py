@@ -8,11 +8,11 @@ mmsegmentation's; the stems of all variants are lists here.
 
 from typing import NamedTuple
 
-import jax
 from flax import nnx
 from jax import Array
 
 from jaxparse.models.convolution import max_pool3x3
+from jaxparse.models.functional import relu
 from jaxparse.models.layers import BatchNorm, Conv, ConvNormAct
 
 WIDTHS = (64, 128, 256, 512)
@@ -41,13 +41,13 @@ class Bottleneck(nnx.Module):
             )
 
     def __call__(self, x: Array) -> Array:
-        out = jax.nn.relu(self.bn1(self.conv1(x)))
-        out = jax.nn.relu(self.bn2(self.conv2(out)))
+        out = relu(self.bn1(self.conv1(x)))
+        out = relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
         if hasattr(self, "downsample"):
             conv, norm = self.downsample
             x = norm(conv(x))
-        return jax.nn.relu(out + x)
+        return relu(out + x)
 
 
 class ResNetSize(NamedTuple):

@@ -1,42 +1,14 @@
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
-from jax import Array
 
-from jaxparse.models import functional, layers
-from tests import reference
+from jaxparse.models import functional
+from tests.models.comparison import noise
 
-MAP_SIZES = [(8, 12), (4, 6), (3, 5), (1, 1)]
-MAP_CHANNELS = [3, 2, 4, 2]
 TORCH_NEEDED = "torch is not installed; pip install 'jaxparse[torch]'"
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=shape)
-
-
-def plain_conv(x: Array, kernel: Array) -> Array:
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
-def require_same_function(ours: Callable, plain: Callable, *args: object) -> None:
-    """Values and gradients of both, in float64, with a cotangent of noise."""
-
-    @reference.jit
-    def differences(*args: object) -> list[Array]:
-        (value, pullback), (expected, plain_pullback) = (jax.vjp(f, *args) for f in (ours, plain))
-        cotangent = noise(*value.shape, seed=1)
-        pairs = (value, pullback(cotangent)), (expected, plain_pullback(cotangent))
-        return jax.tree.leaves(jax.tree.map(lambda a, b: abs(a - b).max(), *pairs))
-
-    assert max(map(float, differences(*args))) < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -51,6 +23,23 @@ def require_same_function(ours: Callable, plain: Callable, *args: object) -> Non
 )
 def test_resize_matrix(in_size: int, out_size: int, expected: list) -> None:
     np.testing.assert_allclose(functional.resize_matrix(in_size, out_size), expected, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "in_size, out_size, expected",
+    [
+        (2, 3, [[1, 0], [0.5, 0.5], [0, 1]]),
+        (4, 2, [[1, 0, 0, 0], [0, 0, 0, 1]]),
+        (4, 3, [[1, 0, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 1]]),
+        (3, 4, [[1, 0, 0], [1 / 3, 2 / 3, 0], [0, 2 / 3, 1 / 3], [0, 0, 1]]),
+        (5, 5, np.eye(5)),
+        (3, 1, [[1, 0, 0]]),
+        (1, 3, np.ones((3, 1))),
+    ],
+)
+def test_resize_matrix_with_aligned_corners(in_size: int, out_size: int, expected: list) -> None:
+    matrix = functional.resize_matrix(in_size, out_size, align_corners=True)
+    np.testing.assert_allclose(matrix, expected, atol=1e-15)
 
 
 def test_resize_matrix_of_a_traced_size() -> None:
@@ -85,46 +74,6 @@ def test_resizing_is_rows_times_columns() -> None:
     class_first = functional.resize_logits(jnp.asarray(x), (7, 3))
     np.testing.assert_allclose(resized, expected, atol=1e-14)
     np.testing.assert_allclose(class_first, expected.transpose(0, 3, 1, 2), atol=1e-14)
-
-
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("size", [(6, 8), (7, 5), (1, 1), (2, 3)])
-def test_conv3x3_is_the_plain_convolution(size: tuple[int, int]) -> None:
-    require_same_function(
-        functional.conv3x3, plain_conv, noise(2, *size, 3), noise(3, 3, 3, 4, seed=2)
-    )
-
-
-@pytest.mark.usefixtures("float64")
-def test_conv3x3_has_the_same_gradient_off_the_cpu() -> None:
-    x, grad = jnp.asarray(noise(2, 7, 4, 3)), jnp.asarray(noise(2, 7, 4, 5, seed=1))
-    winograd, plain = (
-        functional._winograd_kernel_grad(x, grad),
-        functional._plain_kernel_grad(x, grad),
-    )
-    np.testing.assert_allclose(winograd, plain, atol=1e-12)
-
-
-def test_conv3x3_in_float32() -> None:
-    x, kernel = noise(1, 16, 16, 64).astype("float32"), noise(3, 3, 64, 64).astype("float32")
-    expected = plain_conv(x, kernel)
-    assert abs(functional.conv3x3(x, kernel) - expected).max() < 3e-6 * abs(expected).max()
-
-
-@pytest.mark.usefixtures("float64")
-def test_resize_concat_conv_is_resizing_concatenating_convolving() -> None:
-    maps = [noise(2, *s, c) for s, c in zip(MAP_SIZES, MAP_CHANNELS, strict=True)]
-    kernel = noise(3, 3, sum(MAP_CHANNELS), 5, seed=2)
-    graphdef, params = nnx.split(layers.ResizeConcatConv(MAP_CHANNELS, 5, rngs=nnx.Rngs(0)))
-
-    def ours(maps: list[Array], kernel: Array) -> Array:
-        return nnx.merge(graphdef, nnx.State({"kernel": params["kernel"].replace(kernel)}))(maps)
-
-    def plain(maps: list[Array], kernel: Array) -> Array:
-        resized = [functional.resize_bilinear(x, maps[0].shape[1:3]) for x in maps]
-        return plain_conv(jnp.concatenate(resized, axis=-1), kernel)
-
-    require_same_function(ours, plain, maps, kernel)
 
 
 @pytest.mark.usefixtures("float64")

@@ -4,8 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax import Array
 
-from jaxparse.models import layers
+from jaxparse.models import functional, layers
+from tests.models.comparison import noise, plain_conv, require_same_function
 
 
 def test_batch_norm_by_hand() -> None:
@@ -55,3 +57,61 @@ def test_batch_norm_equals_torchs() -> None:
         np.testing.assert_allclose(ours(jnp.asarray(x)), expected.transpose(0, 2, 3, 1), atol=1e-12)
     np.testing.assert_allclose(norm.mean[...], theirs.running_mean.numpy(), rtol=1e-12)
     np.testing.assert_allclose(norm.var[...], theirs.running_var.numpy(), rtol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+def test_gradient_of_batch_norm_is_that_of_its_formula() -> None:
+    def ours(x: Array, scale: Array, bias: Array) -> Array:
+        norm = layers.BatchNorm(3)
+        norm.scale[...], norm.bias[...] = scale, bias
+        return nnx.view(norm, use_running_average=False)(x)
+
+    def plain(x: Array, scale: Array, bias: Array) -> Array:
+        mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+        return (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias
+
+    require_same_function(ours, plain, noise(2, 4, 5, 3), noise(3, seed=2), noise(3, seed=3))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_conv_is_the_plain_convolution(size: int, stride: int) -> None:
+    conv = layers.Conv(3, 4, size, rngs=nnx.Rngs(0), stride=stride)
+
+    def ours(x: Array, kernel: Array) -> Array:
+        graphdef, params = nnx.split(conv)
+        return nnx.merge(graphdef, nnx.State({"kernel": params["kernel"].replace(kernel)}))(x)
+
+    def plain(x: Array, kernel: Array) -> Array:
+        return plain_conv(x, kernel, stride)
+
+    require_same_function(ours, plain, noise(2, 7, 6, 3), noise(size, size, 3, 4, seed=2))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(
+    "sizes, size",
+    [
+        ([(8, 12), (4, 6), (3, 5), (1, 1)], (8, 12)),
+        ([(1, 1), (3, 5), (3, 5), (2, 3)], (3, 5)),
+        ([(1, 1), (1, 1), (1, 1)], (1, 1)),  # the pooled map is of the full size
+    ],
+)
+def test_resize_concat_conv_is_resizing_concatenating_convolving(
+    sizes: list[tuple[int, int]], size: tuple[int, int], align_corners: bool
+) -> None:
+    channels = [3, 2, 4, 2][: len(sizes)]
+    maps = [noise(2, *s, c) for s, c in zip(sizes, channels, strict=True)]
+    graphdef, params = nnx.split(layers.ResizeConcatConv(channels, 5, rngs=nnx.Rngs(0)))
+
+    def ours(maps: list[Array], kernel: Array) -> Array:
+        conv = nnx.merge(graphdef, nnx.State({"kernel": params["kernel"].replace(kernel)}))
+        return conv(maps, size, align_corners)
+
+    def plain(maps: list[Array], kernel: Array) -> Array:
+        resized = [functional.resize_bilinear(x, size, align_corners) for x in maps]
+        return plain_conv(jnp.concatenate(resized, axis=-1), kernel)
+
+    require_same_function(ours, plain, maps, noise(3, 3, sum(channels), 5, seed=2))

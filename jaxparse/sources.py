@@ -1,0 +1,231 @@
+"""Kinds of checkpoints: what each calls this package's parameters, and which network a file holds.
+
+A table of strings to replace, in order, gives our names; in reverse order it gives theirs back.
+Kernels are transposed to HWIO and [in, out]. Microsoft and mmsegmentation put a stage's
+downsampling at the end of the stage before; mmsegmentation numbers the modules of a Sequential.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxparse.config import Config
+from jaxparse.models import resnet, swin
+
+# timm's ImageNet-1K weights of each backbone. timm's own choice but for Swin-B, where that is
+# ms_in22k_ft_in1k: the recipes start from ImageNet-1K alone.
+TIMM_WEIGHTS = {
+    "swin_t": "swin_tiny_patch4_window7_224.ms_in1k",
+    "swin_b": "swin_base_patch4_window7_224.ms_in1k",
+    "resnet50": "resnet50.a1_in1k",
+    "resnet101": "resnet101.a1h_in1k",
+    "resnet50_v1c": "resnet50c.gluon_in1k",
+    "resnet101_v1c": "resnet101c.gluon_in1k",
+}
+# Computed from the sizes here; batch norm's momentum is constant.
+BUFFERS = r"(relative_position_index|attn_mask|num_batches_tracked)$"
+DROPPED = rf"{BUFFERS}|^(norm|head|fc)\."  # the latter: ImageNet's classifier
+HEADS = ("decode_head.", "auxiliary_head.")
+HEAD_MARKERS = {  # parameters that a decode head alone has
+    "upernet": "decode_head.psp_modules.0.conv.kernel",
+    "deeplabv3plus": "decode_head.sep_bottleneck.0.pointwise_conv.conv.kernel",
+    "psanet": "decode_head.attention_p.0.conv.kernel",
+}
+
+Renames = tuple[tuple[str, str], ...]  # theirs, ours
+# From the last stage on, so that nothing is renamed twice.
+NEXT_STAGE: Renames = tuple(
+    (f"layers.{stage}.downsample.", f"layers.{stage + 1}.downsample.") for stage in (2, 1, 0)
+)
+# A Sequential of three times convolution, norm and ReLU.
+DEEP_STEM: Renames = tuple(
+    (f"backbone.stem.{i}.", f"backbone.stem.{i // 3}.{('conv', 'bn')[i % 3]}.")
+    for i in (0, 1, 3, 4, 6, 7)
+)
+TIMM_DEEP_STEM: Renames = (
+    ("backbone.conv1.", "backbone.stem."),
+    ("backbone.bn1.", "backbone.stem.7."),
+    *DEEP_STEM,
+)
+PLAIN_STEM: Renames = (
+    ("backbone.conv1.", "backbone.stem.0.conv."),
+    ("backbone.bn1.", "backbone.stem.0.bn."),
+)
+STATISTICS: Renames = ((".running_mean", ".mean"), (".running_var", ".var"))
+MMSEG_HEADS: Renames = (
+    *((f"psp_modules.{i}.1.", f"psp_modules.{i}.") for i in range(4)),
+    ("image_pool.1.", "image_pool."),
+    *STATISTICS,
+)
+MMSEG_BLOCKS: Renames = (
+    ("backbone.patch_embed.projection.", "backbone.patch_embed.proj."),
+    ("backbone.stages.", "backbone.layers."),
+    (".attn.w_msa.", ".attn."),
+    (".ffn.layers.0.0.", ".mlp.fc1."),
+    (".ffn.layers.1.", ".mlp.fc2."),
+)
+
+
+class Source(NamedTuple):
+    """A kind of checkpoint: a segmentor, or a backbone for ImageNet whose names want a prefix."""
+
+    name: str
+    markers: tuple[str, ...]  # keys that all such files have, and no others
+    renames: Renames
+    fresh: tuple[str, ...] = ()  # prefixes of the parameters that such a file has not
+    prefix: str = ""  # of our names
+    unfolded: bool = False  # patch merging takes its four neighbours in the order of torch's unfold
+
+
+BOTTLENECK = "layer1.0.conv3.weight"
+MMSEG_SWIN = Source(
+    "mmsegmentation Swin segmentor",
+    ("backbone.patch_embed.projection.bias",),
+    (*MMSEG_BLOCKS, *NEXT_STAGE, *MMSEG_HEADS),
+    unfolded=True,
+)
+MMSEG_RESNET_V1C = Source(
+    "mmsegmentation ResNetV1c segmentor",
+    ("backbone.stem.0.weight", f"backbone.{BOTTLENECK}", "decode_head.conv_seg.weight"),
+    (*DEEP_STEM, *MMSEG_HEADS),
+)
+MMSEG_RESNET = Source(
+    "mmsegmentation ResNet segmentor",
+    ("backbone.conv1.weight", f"backbone.{BOTTLENECK}", "decode_head.conv_seg.weight"),
+    (*PLAIN_STEM, *MMSEG_HEADS),
+)
+TIMM_SWIN = Source(
+    "timm ImageNet Swin",
+    ("patch_embed.proj.bias", "layers.3.downsample.norm.bias"),
+    (),
+    fresh=(*(f"backbone.norm{stage}." for stage in range(4)), *HEADS),
+    prefix="backbone.",
+)
+MICROSOFT = TIMM_SWIN._replace(
+    name="Microsoft ImageNet Swin",
+    markers=("patch_embed.proj.bias", "layers.0.downsample.norm.bias"),
+    renames=NEXT_STAGE,
+)
+TIMM_RESNET = Source(
+    "timm ImageNet ResNet",
+    ("conv1.weight", BOTTLENECK),
+    (*PLAIN_STEM, *STATISTICS),
+    fresh=HEADS,
+    prefix="backbone.",
+)
+TIMM_RESNET_C = TIMM_RESNET._replace(
+    name="timm ImageNet ResNet-C",
+    markers=("conv1.0.weight", BOTTLENECK),
+    renames=(*TIMM_DEEP_STEM, *STATISTICS),
+)
+OPENMMLAB = TIMM_RESNET._replace(
+    name="OpenMMLab ImageNet ResNetV1c",
+    markers=("stem.0.weight", BOTTLENECK),
+    renames=(*DEEP_STEM, *STATISTICS),
+)
+SOURCES = (MMSEG_SWIN, MMSEG_RESNET_V1C, MMSEG_RESNET, TIMM_SWIN, MICROSOFT)
+SOURCES += (TIMM_RESNET, TIMM_RESNET_C, OPENMMLAB)
+ACCEPTED = f"accepted: {', '.join(source.name for source in SOURCES)}"
+
+
+def recognise(path: str | Path, names: Mapping[str, Any]) -> Source:
+    """The kind of checkpoint that has these names. Raises ValueError if there is none."""
+    for source in SOURCES:
+        if all(marker in names for marker in source.markers):
+            return source
+    raise ValueError(f"{path} holds no network that is known here; {ACCEPTED}")
+
+
+def mmseg_source(backbone: str) -> Source:
+    """mmsegmentation's names for a segmentor with this backbone."""
+    if backbone in swin.SIZES:
+        return MMSEG_SWIN
+    return MMSEG_RESNET_V1C if resnet.SIZES[backbone].deep_stem else MMSEG_RESNET
+
+
+def timm_source(backbone: str) -> Source:
+    """timm's names for this backbone."""
+    if backbone in swin.SIZES:
+        return TIMM_SWIN
+    return TIMM_RESNET_C if resnet.SIZES[backbone].deep_stem else TIMM_RESNET
+
+
+def timm_name(name: str) -> str | None:
+    """A model name of timm with its tag, the default one if there is none; None if unknown here."""
+    name = name.removeprefix("timm/")
+    tagged = {full.split(".")[0]: full for full in TIMM_WEIGHTS.values()}
+    model, _, tag = name.partition(".")
+    if model not in tagged or tag in ("pth", "pt", "bin", "safetensors"):
+        return None
+    return name if tag else tagged[model]
+
+
+def rename(source: Source, key: str, array: np.ndarray) -> tuple[str, np.ndarray]:
+    """Name and array in this package's layout, but for the order of patch merging."""
+    name = source.prefix + key
+    for theirs, ours in source.renames:
+        name = name.replace(theirs, ours)
+    if name.endswith(".weight"):
+        name = name.removesuffix("weight") + ("kernel" if array.ndim > 1 else "scale")
+    if name.endswith(".kernel"):
+        # OIHW -> HWIO, [out, in] -> [in, out]
+        array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+    return name, array
+
+
+def rename_back(source: Source, name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
+    """Undoes `rename`."""
+    if name.endswith(".kernel"):
+        array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+    name = re.sub(r"\.(kernel|scale)$", ".weight", name)
+    for theirs, ours in reversed(source.renames):
+        name = name.replace(ours, theirs)
+    return name.removeprefix(source.prefix), array
+
+
+def from_unfold_order(array: np.ndarray) -> np.ndarray:
+    """[4C, ...] indexed channel, row, column as torch's unfold does -> column, row, channel."""
+    neighbours = array.reshape(-1, 2, 2, *array.shape[1:])  # C row column
+    return neighbours.swapaxes(0, 2).reshape(array.shape)
+
+
+def to_unfold_order(array: np.ndarray) -> np.ndarray:
+    """Undoes `from_unfold_order`."""
+    neighbours = array.reshape(2, 2, -1, *array.shape[1:])  # column row C
+    return neighbours.swapaxes(0, 2).reshape(array.shape)
+
+
+def backbone_of(arrays: Mapping[str, np.ndarray]) -> tuple[str, str]:
+    """Name and sizes of the backbone in a file with our names."""
+    pattern = r"backbone\.(?:layers\.|layer)(\d)\.(?:blocks\.)?(\d+)\."
+    blocks = {match.groups() for name in arrays if (match := re.match(pattern, name))}
+    depths = tuple(count for _, count in sorted(Counter(stage for stage, _ in blocks).items()))
+    shown = f"depths {' '.join(map(str, depths))}"
+    if "backbone.patch_embed.proj.bias" in arrays:
+        embed_dim = arrays["backbone.patch_embed.proj.bias"].size
+        names = {(size.embed_dim, size.depths): name for name, size in swin.SIZES.items()}
+        name = names.get((embed_dim, depths), "a Swin of a size unknown here")
+        return name, f"embed_dim {embed_dim}, {shown}"
+    deep = "backbone.stem.1.conv.kernel" in arrays
+    names = {size: name for name, size in resnet.SIZES.items()}
+    name = names.get(resnet.ResNetSize(depths, deep), "a ResNet of a size unknown here")
+    return name, f"{shown}, {'deep' if deep else '7×7'} stem"
+
+
+def require_network(path: str | Path, arrays: Mapping[str, np.ndarray], config: Config) -> None:
+    """Raises ValueError, naming the network in a file with our names, if `config` has another."""
+    backbone, sizes = backbone_of(arrays)
+    if not any(name.startswith(HEADS) for name in arrays):
+        found, wanted = backbone, config.backbone
+        fitting = TIMM_WEIGHTS.get(wanted)
+        hint = f", or give timm's {fitting}" if fitting else ""
+    else:
+        heads = (head for head, marker in HEAD_MARKERS.items() if marker in arrays)
+        found = f"{backbone} + {next(heads, 'a head unknown here')}"
+        wanted, hint = f"{config.backbone} + {config.head}", ""
+    if found != wanted:
+        raise ValueError(f"{path} holds {found} ({sizes}), not {wanted}; check --exp{hint}")

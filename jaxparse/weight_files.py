@@ -1,0 +1,120 @@
+"""Weight files of other packages: read, fetched from timm's repositories, written for PyTorch.
+
+Nothing that a file holds is ever run: a pickle may ask for tensors and for the names below alone.
+"""
+
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from jaxparse.files import atomic_path
+
+HUB_FILE = "model.safetensors"
+# Classes and functions that the logs in a training checkpoint of mmengine refer to. None of them
+# is run: `Ignored` stands in for all.
+IGNORED = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "builtins.getattr",  # HistoryBuffer pickles its methods as getattr(HistoryBuffer, name)
+    "numpy.ndarray",
+    "numpy.dtype",
+    *(f"numpy.{c}.multiarray.{f}" for c in ("core", "_core") for f in ("_reconstruct", "scalar")),
+)
+
+
+class Ignored:
+    """Takes the place of an object of a checkpoint that holds no weights, and keeps nothing."""
+
+    def __new__(cls, *args: object) -> "Ignored":
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def download(name: str, next_command: str) -> Path:
+    """The weights of timm's model `name`, tag included, in the cache of huggingface_hub.
+
+    Shows its progress bar and heeds its HF_HOME and HF_HUB_OFFLINE. Raises ValueError that says
+    what to fetch by hand, and `next_command` to go on with that file.
+    """
+    from huggingface_hub import hf_hub_download, hf_hub_url
+
+    try:
+        return Path(hf_hub_download(f"timm/{name}", HUB_FILE))
+    except Exception as error:  # the hub's, the network's or the disk's
+        url = hf_hub_url(f"timm/{name}", HUB_FILE)
+        # Only the first sentence: the hub goes on with advice.
+        reason = re.split(r"\. |\n", f"{type(error).__name__}: {error}")[0]
+        raise ValueError(
+            f"timm/{name} cannot be downloaded ({reason}); fetch {url} by hand, then: "
+            f"{next_command} --checkpoint {HUB_FILE}"
+        ) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
+    """Arrays, all float32, by the names that they have in a .safetensors or a torch file.
+
+    Raises ValueError for a file that is missing, broken, without weights or wants to run code.
+    """
+    read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
+    return {name.removeprefix("module."): array for name, array in read(path).items()}
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names = file.keys()
+            return {name: file.get_tensor(name).astype(np.float32) for name in names}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file or is cut short: {error}") from error
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError as error:
+        fix = "pip install 'jaxparse[torch]', or give a .safetensors file"
+        raise ValueError(f"{path} needs PyTorch to be read: {fix}") from error
+    stand_ins = torch.serialization.safe_globals([(Ignored, name) for name in IGNORED])
+    try:
+        with stand_ins, warnings.catch_warnings(action="ignore"):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken pickle fails in any way there is
+        foreign = re.search(r"GLOBAL (\S+) (was not|whose)", str(error))
+        if foreign:
+            reason = f"it asks for {foreign[1]}, which may run code"
+            raise ValueError(f"{path} is refused: {reason}; give one of plain weights") from error
+        # Only the first sentence: torch goes on to advise running the code.
+        reason = re.split(r"\. |\n", str(error).split("WeightsUnpickler error: ")[-1])[0]
+        reason = reason or type(error).__name__
+        raise ValueError(f"{path} is no torch checkpoint or is cut short: {reason}") from error
+    weights = _unwrap(checkpoint)
+    if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise ValueError(f"{path} is not the checkpoint of a network: it has no state dict")
+    return {str(key): value.detach().float().numpy() for key, value in weights.items()}
+
+
+def _unwrap(checkpoint: Any) -> Mapping[str, Any]:  # noqa: ANN401
+    """The state dict in what torch.load gave; empty if that is no dict."""
+    for key in ("state_dict", "model"):
+        if isinstance(checkpoint, Mapping) and key in checkpoint:
+            checkpoint = checkpoint[key]
+    return checkpoint if isinstance(checkpoint, Mapping) else {}
+
+
+def write_torch(path: Path, state_dict: Mapping[str, np.ndarray], meta: dict[str, Any]) -> None:
+    """Writes a .pth as mmengine does. Raises ValueError if PyTorch is not there."""
+    try:
+        import torch
+    except ImportError as error:
+        fix = "pip install 'jaxparse[torch]'"
+        raise ValueError(f"{path} needs PyTorch to be written: {fix}") from error
+    # Copies: torch takes no read-only arrays, and would keep the strides of transposed ones.
+    tensors = {key: torch.from_numpy(np.array(a, order="C")) for key, a in state_dict.items()}
+    with atomic_path(path) as temporary:
+        torch.save({"meta": meta, "state_dict": tensors}, temporary)

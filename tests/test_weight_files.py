@@ -1,0 +1,204 @@
+"""Reading and writing weight files; the pickles are safe, the hub is a folder."""
+
+import os
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from jaxparse.weight_files import download, read_checkpoint, write_torch
+from tests import foreign
+from tests.foreign import NEEDS_TORCH, require_equal, write
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_half_precision_becomes_float32(suffix: str, dtype: str, tmp_path: Path) -> None:
+    state_dict = foreign.timm()
+    halved = {key: np.asarray(jnp.asarray(a, dtype)) for key, a in state_dict.items()}
+    path = tmp_path / f"theirs{suffix}"
+    if suffix == ".safetensors":
+        save_file(halved, path)
+    else:
+        torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
+        half = getattr(torch, dtype)
+        torch.save({k: torch.from_numpy(a).to(half) for k, a in state_dict.items()}, path)
+    require_equal(read_checkpoint(path), {k: a.astype(np.float32) for k, a in halved.items()})
+
+
+def test_prefix_of_data_parallel_training_is_dropped(tmp_path: Path) -> None:
+    wrapped = {f"module.{key}": array for key, array in foreign.timm().items()}
+    require_equal(read_checkpoint(write(tmp_path / "f.safetensors", wrapped)), foreign.timm())
+
+
+class HistoryBuffer:
+    """Pickles like mmengine's."""
+
+    def __init__(self) -> None:
+        self.max_length, self._log_history = 10, np.array([1.5, 2.5])
+
+    def min(self) -> None:
+        pass
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_statistics_methods": {"min": HistoryBuffer.min}}
+
+
+def test_training_checkpoint_of_mmengine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
+    module = ModuleType("mmengine.logging.history_buffer")
+    module.HistoryBuffer = HistoryBuffer
+    path = tmp_path / "iter_10.pth"
+    with monkeypatch.context() as patch:
+        for name in ("mmengine", "mmengine.logging", module.__name__):
+            patch.setitem(sys.modules, name, module)
+        patch.setattr(HistoryBuffer, "__module__", module.__name__)
+        patch.setattr(HistoryBuffer.min, "__module__", module.__name__)
+        hub = {"log_scalars": {"loss": HistoryBuffer()}, "runtime_info": {"best": np.float64(3)}}
+        parameter = torch.nn.Parameter(torch.ones(3))
+        optimizer = torch.optim.AdamW([parameter])
+        parameter.sum().backward()
+        optimizer.step()
+        weights = {key: torch.from_numpy(array) for key, array in foreign.timm().items()}
+        state = {"optimizer": optimizer.state_dict(), "message_hub": hub, "state_dict": weights}
+        torch.save(state, path)
+    needed = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    assert {"builtins.getattr", "mmengine.logging.history_buffer.HistoryBuffer"} < set(needed)
+    allowed = set(torch.serialization.get_safe_globals())
+    require_equal(read_checkpoint(path), foreign.timm())
+    assert set(torch.serialization.get_safe_globals()) == allowed
+
+
+class Command:
+    """Runs when it is unpickled."""
+
+    def __init__(self, function: Callable, *args: str) -> None:
+        self.call = function, args
+
+    def __reduce__(self) -> tuple:
+        return self.call
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("function, asked", [(os.mkdir, "posix.mkdir"), (eval, "eval")])
+def test_pickle_that_runs_code_is_refused(
+    function: Callable, asked: str, zipped: bool, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
+    made = tmp_path / "made"
+    argument = str(made) if function is os.mkdir else f"__import__('os').mkdir({str(made)!r})"
+    content = {"state_dict": {"patch_embed.proj.bias": Command(function, argument)}}
+    path = tmp_path / "evil.pth"
+    if zipped:
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    with pytest.raises(ValueError, match=rf"^{path} is refused: it asks for {asked}, .*$") as error:
+        read_checkpoint(path)
+    assert "\n" not in str(error.value)
+    assert not made.exists()
+    pickle.loads(pickle.dumps(content))
+    assert made.is_dir()  # so it would have been
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("f.pth", b"", "is no torch checkpoint or is cut short: EOFError"),
+        ("f.pth", b"<!DOCTYPE html>\n<p>", "is no torch checkpoint or is cut short"),
+        ("f.safetensors", b"", "is not a safetensors file or is cut short"),
+        ("f.safetensors", b"<!DOCTYPE html>\n<p>", "is not a safetensors file or is cut short"),
+    ],
+)
+def test_file_of_another_kind(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    if name.endswith(".pth"):
+        pytest.importorskip("torch", reason=NEEDS_TORCH)
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{path} {message}.*$"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_file_cut_short(suffix: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"f{suffix}", {"patch_embed.proj.bias": np.ones(1000, np.float32)})
+    for size in (100, path.stat().st_size - 100):
+        path.write_bytes(path.read_bytes()[:size])
+        with pytest.raises(ValueError, match=rf"^{path} is no.* is cut short: .*$"):
+            read_checkpoint(path)
+
+
+def test_pth_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    path = tmp_path / "f.pth"
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"f.pth needs PyTorch .* pip install 'jaxparse\[torch\]'"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"state_dict": {"epoch": 3}}, {"model": 5}])
+def test_pth_without_weights(content: object, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
+    path = tmp_path / "f.pth"
+    torch.save(content, path)
+    with pytest.raises(ValueError, match="f.pth is not the checkpoint of a network: it has no sta"):
+        read_checkpoint(path)
+
+
+def test_pth_is_written_as_mmengine_writes_it(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
+    path = tmp_path / "new" / "f.pth"
+    arrays = {"weight": np.arange(6, dtype="f4").reshape(2, 3).T, "steps": np.zeros((), np.int64)}
+    arrays["weight"].flags.writeable = False
+    write_torch(path, arrays, {"CLASSES": ["skin"]})
+    content = torch.load(path, weights_only=True)
+    assert content["meta"] == {"CLASSES": ["skin"]}
+    assert content["state_dict"]["weight"].is_contiguous()
+    require_equal({k: v.numpy() for k, v in content["state_dict"].items()}, arrays)
+    assert [p.name for p in path.parent.iterdir()] == ["f.pth"]  # no temporary left
+
+
+def test_pth_is_not_written_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ValueError, match=r"f.pth needs PyTorch to be written: pip install 'jaxp"):
+        write_torch(tmp_path / "f.pth", {}, {})
+
+
+def test_file_in_the_hubs_cache_needs_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign.offline_hub(tmp_path, monkeypatch, **{"resnet50.a1_in1k": {"fc.bias": np.ones(3)}})
+    path = download("resnet50.a1_in1k", "convert")
+    assert path.name == "model.safetensors"
+    require_equal(read_checkpoint(path), {"fc.bias": np.ones(3, np.float32)})
+
+
+def test_file_out_of_reach_is_named_for_fetching_by_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign.offline_hub(tmp_path, monkeypatch)
+    with pytest.raises(ValueError) as error:
+        download("resnet50.a1_in1k", "convert --exp e")
+    message = str(error.value)
+    assert message.startswith("timm/resnet50.a1_in1k cannot be downloaded (LocalEntryNotFoundErr")
+    assert message.endswith(
+        "; fetch https://huggingface.co/timm/resnet50.a1_in1k/resolve/main/model.safetensors "
+        "by hand, then: convert --exp e --checkpoint model.safetensors"
+    )
+    assert "\n" not in message
+
+
+def test_broken_download_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: str) -> str:
+        raise RuntimeError("404 Client Error. (Request ID: 1)\n\nRepository Not Found")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    with pytest.raises(ValueError, match=r"^timm/a.b .*\(RuntimeError: 404 Client Error\); fetch "):
+        download("a.b", "convert")
