@@ -95,7 +95,7 @@ def main() -> None:
     """Prints a table, and last one line of JSON."""
     config = parse_config("python -m jaxparse.benchmark", "Times training and inference.")
     figures = {
-        "network": config.backbone,
+        "network": f"{config.backbone} + {config.head}",
         "image_size": config.image_size,
         "batch_size": config.batch_size,
         "device": jax.devices()[0].device_kind,

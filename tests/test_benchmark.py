@@ -16,7 +16,7 @@ def test_prints_one_json_line(
     monkeypatch.setattr(benchmark, "REPEATS", 2)
     benchmark.main()
     figures = json.loads(capsys.readouterr().out)
-    assert figures["network"] == "swin_nano"
+    assert figures["network"] == "swin_nano + upernet"
     assert (figures["image_size"], figures["batch_size"], figures["repeats"]) == (64, 4, 2)
     timed = ("inference_compile_s", "inference_s", "train_compile_s", "train_step_s", "peak_rss_gb")
     assert all(figures[name] > 0 for name in timed)
