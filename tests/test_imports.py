@@ -27,7 +27,7 @@ LAYERS = [
     }
     | {name for name in MODULES if name.startswith("models")},
     {"checkpoint", "steps"},
-    {"train", "evaluate", "predict", "convert_weights", "benchmark", "check_data"},
+    {"train", "evaluate", "predict", "convert_weights", "benchmark", "check_data", "plot"},
 ]
 # What a layer may import of itself: importer -> imported.
 WITHIN = {
