@@ -22,6 +22,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from jaxparse.checkpoint import BEST_WEIGHTS, Checkpoints, flatten, load_weights, save_weights
+from jaxparse.classes import NAMES
 from jaxparse.cli import INTERRUPTED, progress_bar, run
 from jaxparse.config import Config, differing_fields, parse_experiment, read_config, save_config
 from jaxparse.data import EvalLoader, make_eval_loader, make_train_loader
@@ -176,6 +177,10 @@ class Evaluation:
                 self.config,
                 source,
             )
+        # First, so that who reads along finds them once the means are there. Without the classes
+        # that do not occur: JSON has no NaN.
+        per_class = zip(NAMES, result.iou, strict=True)
+        self.log.write(step, "IoU", {k: float(v) for k, v in per_class if not math.isnan(v)})
         self.log.write(step, "val", means)
         return result
 

@@ -27,7 +27,16 @@ LAYERS = [
     }
     | {name for name in MODULES if name.startswith("models")},
     {"checkpoint", "steps", "sources", "weight_files"},
-    {"train", "evaluate", "predict", "convert_weights", "verify", "benchmark", "check_data"},
+    {
+        "train",
+        "evaluate",
+        "predict",
+        "convert_weights",
+        "verify",
+        "benchmark",
+        "check_data",
+        "plot",
+    },
 ]
 # What a layer may import of itself: importer -> imported.
 WITHIN = {

@@ -26,6 +26,7 @@ from jaxparse.checkpoint import (
     read_weights,
     save_weights,
 )
+from jaxparse.classes import NAMES
 from jaxparse.cli import INTERRUPTED
 from jaxparse.config import Config, load_experiment
 from jaxparse.data import make_train_loader
@@ -138,6 +139,11 @@ def test_run_leaves_what_predict_and_people_need(finished: tuple[Config, str]) -
     workdir = Path(config.workdir)
     evaluations = rows(config, "val/")
     assert [row["step"] for row in evaluations] == [3, 6]
+    per_class = rows(config, "IoU/")
+    assert [row.pop("step") for row in per_class] == [3, 6]
+    for means, row in zip(evaluations, per_class, strict=True):
+        assert row.keys() <= {f"IoU/{name}" for name in NAMES}
+        assert np.mean(list(row.values())) == pytest.approx(means["val/mIoU"])
     best = max(evaluations, key=lambda row: row["val/mIoU"])
     arrays, metadata = read_weights(workdir / BEST_WEIGHTS)
     assert metadata["source"].startswith(f"step {best['step']} of {workdir}: val mIoU")
