@@ -6,6 +6,7 @@ Norms compute in float32 inside, whatever the map; logits are float32.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -181,6 +182,23 @@ class BatchNorm(nnx.Module):
         for stat, new in ((self.mean, mean), (self.var, unbiased)):
             stat[...] = BATCH_NORM_MOMENTUM * stat[...] + (1 - BATCH_NORM_MOMENTUM) * new
         return out
+
+
+class Block(nnx.Module):
+    """A part whose gradient can keep its inputs alone and compute `forward` anew.
+
+    The running statistics and the counters of rngs that `forward` changes come out as without.
+    """
+
+    remat = False
+
+    def set_view(self, remat: bool) -> None:
+        """Called by `nnx.view`."""
+        self.remat = remat
+
+    def __call__(self, *args: Any) -> Array:  # noqa: ANN401
+        forward = type(self).forward
+        return nnx.remat(forward)(self, *args) if self.remat else forward(self, *args)
 
 
 class ConvNormAct(nnx.Module):

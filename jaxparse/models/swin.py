@@ -14,7 +14,7 @@ from flax import nnx
 from jax import Array
 
 from jaxparse.models.functional import gelu, matmul, widen
-from jaxparse.models.layers import DropPath, LayerNorm, Linear, torch_conv_init
+from jaxparse.models.layers import Block, DropPath, LayerNorm, Linear, torch_conv_init
 
 WINDOW_SIZE = 7
 PATCH_SIZE = 4
@@ -119,7 +119,7 @@ class Mlp(nnx.Module):
         return self.fc2(gelu(self.fc1(x)))
 
 
-class SwinBlock(nnx.Module):
+class SwinBlock(Block):
     """Window attention and MLP, each behind a layer norm and around a residual."""
 
     def __init__(
@@ -131,7 +131,7 @@ class SwinBlock(nnx.Module):
         self.mlp = Mlp(dim, rngs=rngs)
         self.drop_path = DropPath(drop_path_rate)
 
-    def __call__(self, x: Array, rngs: nnx.Rngs | None) -> Array:
+    def forward(self, x: Array, rngs: nnx.Rngs | None) -> Array:
         x = x + self.drop_path(self.attn(self.norm1(x)), rngs)
         return x + self.drop_path(self.mlp(self.norm2(x)), rngs)
 
