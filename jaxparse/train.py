@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
@@ -127,9 +128,10 @@ def start_state(config: Config, mesh: Mesh, weights: Path | None) -> TrainState:
         return state
     loaded = load_weights(weights, config, state.params, state.batch_stats, allow_fresh=True)
     weights = dict(zip(("params", "batch_stats"), loaded, strict=True))
-    if state.ema:  # its own copies: the step donates both
-        state = state._replace(ema=jax.device_put(weights, replicated(mesh)))
-    return state._replace(**jax.device_put(weights, replicated(mesh)))
+    weights = jax.device_put(weights, replicated(mesh))
+    # Copied: the step donates both.
+    ema = jax.tree.map(jnp.copy, weights) if state.ema else None
+    return state._replace(**weights, ema=ema)
 
 
 def summarise(
