@@ -12,7 +12,7 @@ MODULES = {
     if path.stem != "__init__" or path.parent.name == "models"
 }
 LAYERS = [
-    {"classes", "config", "files", "cli", "images"},
+    {"classes", "config", "files", "cli", "images", "gpus"},
     {
         "folders",
         "drawing",
@@ -27,7 +27,16 @@ LAYERS = [
     }
     | {name for name in MODULES if name.startswith("models")},
     {"checkpoint", "steps", "sources", "weight_files"},
-    {"train", "evaluate", "predict", "convert_weights", "verify", "benchmark", "check_data"},
+    {
+        "train",
+        "evaluate",
+        "predict",
+        "convert_weights",
+        "verify",
+        "benchmark",
+        "check_data",
+        "plan",
+    },
 ]
 # What a layer may import of itself: importer -> imported.
 WITHIN = {
@@ -37,7 +46,7 @@ WITHIN = {
     "synthetic": {"portrait", "drawing"},
     "data": {"folders", "synthetic"},
     "steps": set(),
-    "train": {"evaluate"},
+    "train": {"evaluate", "plan"},
     "convert_weights": {"verify"},
 }
 # data's command line, which imports it inside main().
