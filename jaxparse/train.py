@@ -266,6 +266,8 @@ def main() -> int:
     if options.plan:
         compile_only()
         return plan_run(config, exp, options.device, Console())
+    if options != PlanOptions():
+        raise ValueError("--device is the device of a --plan; training takes those that JAX finds")
     use_compilation_cache()
     return train(config, Console(), exp)
 

@@ -198,6 +198,13 @@ def test_unknown_device_is_one_line(
     assert error.count("\n") == 1
 
 
+def test_device_without_plan_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "use_compilation_cache", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["train", "--exp=swin_b", "--device=h100"])
+    with pytest.raises(ValueError, match="--device is the device of a --plan"):
+        train.main()
+
+
 @pytest.mark.skipif(not has_cuda_compiler(), reason="needs jax[cuda12], with or without a GPU")
 def test_compiles_for_a_gpu_that_is_not_there() -> None:
     command = "-m jaxparse.train --exp swin_nano --image-size 64 --plan --device rtx2080ti"
