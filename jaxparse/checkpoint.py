@@ -22,7 +22,9 @@ from jaxparse.config import Config, load_experiment, read_config
 from jaxparse.files import atomic_path
 from jaxparse.models import split_model
 
-BEST_WEIGHTS = "best.safetensors"  # in a run's folder: of its best evaluation
+# In a run's folder, of its best evaluation: the weights, and their moving average.
+BEST_WEIGHTS = "best.safetensors"
+BEST_EMA_WEIGHTS = "best_ema.safetensors"
 # What decides the network's shapes.
 NETWORK_FIELDS = ("backbone", "head", "head_channels", "auxiliary_channels")
 
@@ -159,6 +161,14 @@ def load_network(
     return config, *load_weights(path, config, params, batch_stats)
 
 
+def used_fields(state: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Fields of a TrainState that are not None: a run's checkpoint holds no others.
+
+    So checkpoints from before a field was there go on being read.
+    """
+    return {name: value for name, value in state._asdict().items() if value is not None}
+
+
 class Checkpoints:
     """The training states of a run, the newest two, by orbax.
 
@@ -181,14 +191,15 @@ class Checkpoints:
         """Saves after `step` steps, unless that is already saved."""
         if step == self.latest_step():
             return
-        args = {"state": ocp.args.StandardSave(state), "data": CheckpointSave(loader)}
+        args = {"state": ocp.args.StandardSave(used_fields(state)), "data": CheckpointSave(loader)}
         self.manager.save(step, args=ocp.args.Composite(**args))
 
     def restore(self, state: Any, loader: grain.DatasetIterator) -> Any:  # noqa: ANN401
         """The newest TrainState, shaped and placed like `state`; `loader` is moved to its place."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, used_fields(state))
         args = {"state": ocp.args.StandardRestore(abstract), "data": CheckpointRestore(loader)}
-        return self.manager.restore(self.latest_step(), args=ocp.args.Composite(**args)).state
+        restored = self.manager.restore(self.latest_step(), args=ocp.args.Composite(**args))
+        return state._replace(**restored.state)
 
     def close(self) -> None:
         """Waits until all is on disk."""

@@ -13,8 +13,10 @@ from jaxparse.files import atomic_path
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 SYNTHETIC = "synthetic"  # the data_dir of the built-in drawn faces
 
+PRECISIONS = ("float32", "bfloat16", "float16")
+
 # Fields that may differ between a run and its continuation: none changes what is learnt.
-FREE_FIELDS = ("workdir", "num_workers", "log_every", "eval_every")
+FREE_FIELDS = ("workdir", "num_workers", "log_every", "eval_every", "remat")
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,18 @@ class Config:
     gradient."""
 
     # Run
+    precision: str = "float32"
+    """Type of the maps in training: float32, bfloat16, or float16 with dynamic loss scaling.
+    Weights, norms, softmax and logits stay float32; evaluation is float32 throughout."""
+    remat: bool = False
+    """Keep only the inputs of each block for the gradient and compute the rest anew: less memory,
+    about a third more time, the same result up to rounding."""
+    accumulate_steps: int = 1
+    """Parts into which a batch is cut, one after another, their gradients averaged: less memory for
+    the same batch_size. Batch norm takes its statistics over each part alone."""
+    ema_decay: float = 0.0
+    """Decay per step of a moving average of the weights, evaluated and saved beside them; 0: none.
+    """
     steps: int = 160_000
     """Optimiser steps of the whole run."""
     eval_every: int = 16_000
@@ -85,12 +99,20 @@ class Config:
     """Folder of the run: config.json, metrics.jsonl, checkpoints; default runs/EXPERIMENT."""
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "batch_size", "num_workers", "steps", "eval_every", "log_every"):
+        counts = ("image_size", "batch_size", "num_workers", "steps", "eval_every", "log_every")
+        for name in (*counts, "accumulate_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("drop_path_rate", "dropout_rate"):
+        for name in ("drop_path_rate", "dropout_rate", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"no precision {self.precision}; there are: {', '.join(PRECISIONS)}")
+        if self.batch_size % self.accumulate_steps:
+            raise ValueError(
+                f"batch_size is {self.batch_size}, no multiple of accumulate_steps "
+                f"{self.accumulate_steps}; give an accumulate_steps that divides it"
+            )
 
 
 def load_experiment(name: str) -> Config:

@@ -23,6 +23,7 @@ from jaxparse.metrics import confusion_matrix, highest_class, pixel_accuracy
 from jaxparse.models import build_model, split_model
 from jaxparse.models.functional import apply_class_first, resize_logits, resize_matrix
 from jaxparse.optim import make_optimizer
+from jaxparse.precision import LossScale, adjust, all_finite, average, initial_loss_scale, select
 
 # Of ImageNet, RGB in 0..255.
 MEAN = np.array([123.675, 116.28, 103.53], np.float32)
@@ -38,6 +39,8 @@ class TrainState(NamedTuple):
     params: dict[str, Any]
     batch_stats: dict[str, Any]
     opt_state: optax.OptState
+    loss_scale: LossScale | None = None  # of float16
+    ema: dict[str, dict[str, Any]] | None = None  # moving averages of params and batch_stats
 
 
 class StepMetrics(NamedTuple):
@@ -47,6 +50,7 @@ class StepMetrics(NamedTuple):
     decode_loss: Array
     auxiliary_loss: Array  # already weighted
     pixel_accuracy: Array
+    loss_scale: Array | None = None  # of float16, after the step
 
 
 def use_compilation_cache() -> None:
@@ -82,7 +86,9 @@ def init_state(config: Config, mesh: Mesh) -> TrainState:
         _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
         params, batch_stats = nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
         opt_state = make_optimizer(config).init(params)
-        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, opt_state)
+        loss_scale = initial_loss_scale() if config.precision == "float16" else None
+        ema = {"params": params, "batch_stats": batch_stats} if config.ema_decay else None
+        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, opt_state, loss_scale, ema)
 
     return jax.jit(init, out_shardings=replicated(mesh))()
 
@@ -100,13 +106,15 @@ def losses(
     label: Array,
     key: Array,
     auxiliary_weight: float,
+    remat: bool = False,
 ) -> tuple[Array, tuple[StepMetrics, dict[str, Any]]]:
     """Total loss, its metrics and the new batch_stats, in training mode.
 
-    `image` is normalised [B, H, W, 3], `label` [B, H, W] holds 0..18 and 255.
+    `image` is normalised [B, H, W, 3], of the type that the network runs in; `label` [B, H, W]
+    holds 0..18 and 255.
     """
     model = nnx.merge(graphdef, params, batch_stats)
-    model = nnx.view(model, deterministic=False, use_running_average=False)
+    model = nnx.view(model, deterministic=False, use_running_average=False, remat=remat)
     logits = model(image, nnx.Rngs(dropout=key))
     decode, auxiliary = (resize_logits(x, label.shape[1:3]) for x in logits)
     decode_loss = cross_entropy(decode, label)
@@ -117,11 +125,73 @@ def losses(
     return loss, (metrics, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
 
+def gradients(
+    graphdef: nnx.GraphDef, state: TrainState, batch: Batch, key: Array, config: Config
+) -> tuple[dict[str, Any], StepMetrics, dict[str, Any]]:
+    """Gradients of the params, metrics and the new batch_stats, over one part of a batch."""
+    image, scale = normalise(batch["image"]), 1
+    if config.precision != "float32":
+        image = image.astype(config.precision)
+    if state.loss_scale:
+        scale = state.loss_scale.scale
+
+    def loss_function(params: dict[str, Any]) -> tuple[Array, Any]:
+        loss, rest = losses(
+            graphdef,
+            params,
+            state.batch_stats,
+            image,
+            batch["label"],
+            key,
+            config.auxiliary_weight,
+            config.remat,
+        )
+        return loss * scale, rest
+
+    grads, (metrics, batch_stats) = jax.grad(loss_function, has_aux=True)(state.params)
+    return jax.tree.map(lambda grad: grad / scale, grads), metrics, batch_stats
+
+
+def accumulated_gradients(
+    graphdef: nnx.GraphDef, state: TrainState, batch: Batch, key: Array, config: Config
+) -> tuple[dict[str, Any], StepMetrics, dict[str, Any]]:
+    """`gradients`, averaged over `config.accumulate_steps` parts of the batch, one at a time.
+
+    batch_stats go from part to part. Part i is every accumulate_steps-th picture from i on, so
+    that each device keeps its own pictures.
+    """
+    parts = config.accumulate_steps
+    if parts == 1:
+        return gradients(graphdef, state, batch, key, config)
+    batch = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+
+    def add_part(carry: Any, part: tuple[Array, Batch]) -> tuple[Any, StepMetrics]:  # noqa: ANN401
+        total, batch_stats = carry
+        index, pictures = part
+        grads, metrics, batch_stats = gradients(
+            graphdef,
+            state._replace(batch_stats=batch_stats),
+            pictures,
+            jax.random.fold_in(key, index),
+            config,
+        )
+        return (jax.tree.map(jnp.add, total, grads), batch_stats), metrics
+
+    start = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats)
+    (total, batch_stats), metrics = jax.lax.scan(add_part, start, (jnp.arange(parts), batch))
+    grads, metrics = (
+        jax.tree.map(lambda x: x / parts, total),
+        jax.tree.map(lambda x: x.mean(0), metrics),
+    )
+    return grads, metrics, batch_stats
+
+
 def make_train_step(
     config: Config,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
     """The compiled step: (state, {image u8, label u8}) -> (state, metrics). Donates the state.
 
+    In float16 a step whose gradients overflow changes nothing but the loss scale and the count.
     Dropout draws from the seed folded with the step, so a resumed run is the uninterrupted one.
     """
     graphdef, _, _ = split_model(config)
@@ -129,23 +199,18 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        image = normalise(batch["image"])
-
-        def loss_function(params: dict[str, Any]) -> tuple[Array, Any]:
-            return losses(
-                graphdef,
-                params,
-                state.batch_stats,
-                image,
-                batch["label"],
-                key,
-                config.auxiliary_weight,
-            )
-
-        grads, (metrics, batch_stats) = jax.grad(loss_function, has_aux=True)(state.params)
+        grads, metrics, batch_stats = accumulated_gradients(graphdef, state, batch, key, config)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+        new = state._replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
+        if config.ema_decay:
+            weights = {"params": params, "batch_stats": batch_stats}
+            new = new._replace(ema=average(config.ema_decay, state.step, state.ema, weights))
+        if state.loss_scale:
+            finite = all_finite(grads)
+            new = select(finite, new, state)._replace(loss_scale=adjust(state.loss_scale, finite))
+            metrics = metrics._replace(loss_scale=new.loss_scale.scale)
+        return new._replace(step=state.step + 1), metrics
 
     return jax.jit(train_step, donate_argnums=0)
 

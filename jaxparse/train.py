@@ -13,6 +13,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,7 +21,14 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from jaxparse.checkpoint import BEST_WEIGHTS, Checkpoints, flatten, load_weights, save_weights
+from jaxparse.checkpoint import (
+    BEST_EMA_WEIGHTS,
+    BEST_WEIGHTS,
+    Checkpoints,
+    flatten,
+    load_weights,
+    save_weights,
+)
 from jaxparse.cli import INTERRUPTED, progress_bar, run
 from jaxparse.config import Config, differing_fields, parse_arguments, read_config, save_config
 from jaxparse.data import EvalLoader, make_eval_loader, make_train_loader
@@ -103,16 +111,28 @@ def start_state(config: Config, mesh: Mesh, weights: Path | None) -> TrainState:
     if weights is None:
         return state
     loaded = load_weights(weights, config, state.params, state.batch_stats, allow_fresh=True)
-    params, batch_stats = jax.device_put(loaded, replicated(mesh))
-    return state._replace(params=params, batch_stats=batch_stats)
+    weights = dict(zip(("params", "batch_stats"), loaded, strict=True))
+    if state.ema:  # its own copies: the step donates both
+        state = state._replace(ema=jax.device_put(weights, replicated(mesh)))
+    return state._replace(**jax.device_put(weights, replicated(mesh)))
 
 
 def summarise(
     config: Config, interval: list[StepMetrics], step: int, seconds: float
 ) -> dict[str, float]:
-    """Means over the steps of an interval that ended with `step`, for the log."""
-    means = jax.tree.map(lambda *values: float(np.mean(values)), *jax.device_get(interval))
-    return means._asdict() | {
+    """Means over the steps of an interval that ended with `step`, for the log.
+
+    Losses that overflowed in steps that float16 skipped are left out; the loss scale is the last.
+    """
+
+    def mean(*values: np.ndarray) -> float:
+        finite = [value for value in values if math.isfinite(value)]
+        return float(np.mean(finite)) if finite else math.nan
+
+    scale = interval[-1].loss_scale
+    means = jax.tree.map(mean, *(m._replace(loss_scale=None) for m in jax.device_get(interval)))
+    return {name: value for name, value in means._asdict().items() if value is not None} | {
+        **({} if scale is None else {"loss_scale": float(scale)}),
         "learning_rate": float(learning_rate(config, step - 1)),
         "seconds_per_step": seconds / len(interval),
     }
@@ -130,38 +150,60 @@ def log_line(config: Config, step: int, row: dict[str, float]) -> str:
 
 
 def require_finite(metrics: StepMetrics, step: int, checkpoints: Checkpoints) -> None:
-    """Raises NonFiniteLossError if the loss of `step` is not a number."""
-    loss = float(metrics.loss)
-    if math.isfinite(loss):
+    """Raises NonFiniteLossError if the loss of `step` is not a number.
+
+    In float16 such a step was skipped and changed nothing: only a loss scale below 1 is too much.
+    """
+    if metrics.loss_scale is None:
+        fault = f"the loss of step {step} is {float(metrics.loss)}"
+        well = math.isfinite(metrics.loss)
+    else:
+        scale = float(metrics.loss_scale)
+        fault = f"the gradients overflow at step {step} even with a loss scale of {scale}"
+        well = scale >= 1
+    if well:
         return
     kept = checkpoints.latest_step()
     where = f"the checkpoint after step {kept} is kept" if kept else "there is no checkpoint yet"
     raise NonFiniteLossError(
-        f"the loss of step {step} is {loss}; {where}: look at the data "
+        f"{fault}; {where}: look at the data "
         "(python -m jaxparse.data --check DIR) or lower --learning-rate"
     )
 
 
 class Evaluation:
-    """Scores the network on the val pictures; keeps the weights of the best evaluation."""
+    """Scores the network on the val pictures; keeps the weights of the best evaluation.
+
+    Likewise, if the run has one, their moving average: `val_ema` in the log.
+    """
 
     def __init__(self, config: Config, loader: EvalLoader, log: MetricsLog) -> None:
         self.config, self.loader, self.log = config, loader, log
         self.eval_step = make_eval_step(config)
 
     def __call__(self, state: TrainState, step: int, advance: Callable[[int], object]) -> Scores:
-        confusion = evaluate(self.eval_step, state.params, state.batch_stats, self.loader, advance)
+        weights = {"params": state.params, "batch_stats": state.batch_stats}
+        if state.ema:
+            self._score(state.ema, step, advance, "val_ema", BEST_EMA_WEIGHTS)
+        return self._score(weights, step, advance, "val", BEST_WEIGHTS)
+
+    def _score(
+        self,
+        weights: dict[str, dict[str, Any]],
+        step: int,
+        advance: Callable[[int], object],
+        name: str,
+        file: str,
+    ) -> Scores:
+        confusion = evaluate(self.eval_step, **weights, loader=self.loader, advance=advance)
         result = scores(confusion)
         means = result.means()
-        if means["mIoU"] > self.log.best("val/mIoU"):
-            source = f"step {step} of {self.config.workdir}: val mIoU {100 * means['mIoU']:.2f}"
-            save_weights(
-                Path(self.config.workdir) / BEST_WEIGHTS,
-                jax.device_get(flatten(state.params) | flatten(state.batch_stats)),
-                self.config,
-                source,
-            )
-        self.log.write(step, "val", means)
+        if means["mIoU"] > self.log.best(f"{name}/mIoU"):
+            source = f"step {step} of {self.config.workdir}: {name} mIoU {100 * means['mIoU']:.2f}"
+            arrays = flatten(weights["params"]) | flatten(weights["batch_stats"])
+            path = Path(self.config.workdir) / file
+            save_weights(path, jax.device_get(arrays), self.config, source)
+        self.log.write(step, name, means)
         return result
 
 
@@ -185,6 +227,8 @@ def finish(
     console.print(scores_table(result))
     console.print(f"predictions beside truth: {examples}")
     console.print(f"best weights: {Path(config.workdir) / BEST_WEIGHTS}")
+    if state.ema:
+        console.print(f"best moving average of the weights: {config.workdir}/{BEST_EMA_WEIGHTS}")
     console.print(
         f"masks of your pictures: python -m jaxparse.predict --workdir {config.workdir} "
         "--input PICTURES --output MASKS --overlay",
@@ -202,8 +246,12 @@ def train(config: Config, console: Console, exp: str = "NAME") -> int:
     require_same_run(config)
     weights = find_init_weights(config, exp)
     mesh, processes = make_mesh(), (jax.process_index(), jax.process_count())
-    if config.batch_size % mesh.size:
-        raise ValueError(f"batch_size is {config.batch_size}, no multiple of {mesh.size} devices")
+    part = config.batch_size // config.accumulate_steps
+    if part % mesh.size:
+        raise ValueError(
+            f"{part} pictures at a time (batch_size / accumulate_steps) are no multiple of "
+            f"{mesh.size} devices; give another --batch-size"
+        )
     loader = make_train_loader(config, *processes)
     val_loader = make_eval_loader(config, "val", *processes)
     state = start_state(config, mesh, weights)

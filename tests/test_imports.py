@@ -22,6 +22,7 @@ LAYERS = [
         "losses",
         "metrics",
         "optim",
+        "precision",
         "logs",
         "overlay",
     }

@@ -12,7 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxparse.models.functional import contract_rows, left_multiply, resize_matrices, within_branch
+from jaxparse.models.functional import (
+    contract_rows,
+    left_multiply,
+    resize_matrices,
+    widen,
+    within_branch,
+)
 
 # Winograd's F(2×2, 3×3) (Lavin & Gray 2016, arXiv:1509.09308). Transforms go axis by axis; each
 # round stacks its points in front, so a result starts with the columns' points, then the rows'.
@@ -126,9 +132,9 @@ def conv3x3(x: Array, kernel: Array, dilation: int = 1) -> Array:
 
     On a CPU by Winograd's minimal filtering, forward and backward: 4/9 of the products, float32
     errors of 1e-6, and twice the speed (XLA's own gradient of the kernel alone takes 5 times as
-    long).
+    long). Not in 16 bits, whose errors the transforms would multiply.
     """
-    if min(kernel.shape[2:]) < WINOGRAD_MIN_CHANNELS:
+    if min(kernel.shape[2:]) < WINOGRAD_MIN_CHANNELS or x.dtype.itemsize == 2:
         return plain_conv(x, kernel, dilation=dilation)
     return _conv3x3(x, kernel, dilation)
 
@@ -195,12 +201,12 @@ def _shifted_kernel_grad(x: Array, grad: Array, dilation: int) -> Array:
             for shift in (-dilation, 0, dilation):
                 overlap = max(width - abs(shift), 0)
                 left, right = part[:, max(shift, 0) :], g[:, max(-shift, 0) :]
-                taps.append((left[:, :overlap] * right[:, :overlap]).sum((0, 1)))
+                taps.append(widen(left[:, :overlap] * right[:, :overlap]).sum((0, 1)))
         return total + jnp.stack(taps), None
 
-    zeros = jnp.zeros((9, channels), x.dtype)
+    zeros = jnp.zeros((9, channels), widen(x).dtype)
     total, _ = jax.lax.scan(add_taps, zeros, jnp.arange(len(parts)))
-    return total.reshape(3, 3, 1, channels)
+    return total.reshape(3, 3, 1, channels).astype(x.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

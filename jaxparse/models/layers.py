@@ -1,6 +1,12 @@
-"""Layers that backbones and heads share, on maps [B, H, W, C]; mmcv's and torch's conventions."""
+"""Layers that backbones and heads share, on maps [B, H, W, C]; mmcv's and torch's conventions.
+
+A layer computes in the type of the map it is given, and gives a map of that type: kernels and
+biases, which are float32, are cast where they are used, so that their gradients are float32 again.
+Norms compute in float32 inside, whatever the map; logits are float32.
+"""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +20,7 @@ from jaxparse.models.convolution import (
     depthwise_conv3x3,
     plain_conv,
 )
-from jaxparse.models.functional import matmul, relu
+from jaxparse.models.functional import matmul, relu, widen
 
 # Of torch: the share of the old running statistics is 1 - 0.1.
 BATCH_NORM_MOMENTUM = 0.9
@@ -38,8 +44,8 @@ class Linear(nnx.Module):
             self.bias = nnx.Param(jnp.zeros(features))
 
     def __call__(self, x: Array) -> Array:
-        x = matmul(x, self.kernel[...])
-        return x + self.bias[...] if hasattr(self, "bias") else x
+        x = matmul(x, self.kernel[...].astype(x.dtype))
+        return x + self.bias[...].astype(x.dtype) if hasattr(self, "bias") else x
 
 
 class Conv(nnx.Module):
@@ -61,7 +67,7 @@ class Conv(nnx.Module):
         self.stride, self.dilation = stride, dilation
 
     def __call__(self, x: Array) -> Array:
-        kernel = self.kernel[...]
+        kernel = self.kernel[...].astype(x.dtype)
         if kernel.shape[0] == 1:
             return matmul(x[:, :: self.stride, :: self.stride], kernel[0, 0])
         if self.stride == 1:
@@ -77,7 +83,7 @@ class DepthwiseConv(nnx.Module):
         self.dilation = dilation
 
     def __call__(self, x: Array) -> Array:
-        return depthwise_conv3x3(x, self.kernel[...], self.dilation)
+        return depthwise_conv3x3(x, self.kernel[...].astype(x.dtype), self.dilation)
 
 
 class ResizeConcatConv(nnx.Module):
@@ -97,7 +103,7 @@ class ResizeConcatConv(nnx.Module):
     def __call__(
         self, maps: Sequence[Array], size: tuple[int, int], align_corners: bool = False
     ) -> Array:
-        kernels = jnp.split(self.kernel[...], self.splits, axis=2)
+        kernels = jnp.split(self.kernel[...].astype(maps[0].dtype), self.splits, axis=2)
         sized = [x.shape[1:3] == size for x in maps]
         full, its_kernel = (
             jnp.concatenate([part for part, fits in zip(parts, sized, strict=True) if fits], axis)
@@ -112,7 +118,7 @@ class ResizeConcatConv(nnx.Module):
 
 @jax.custom_vjp
 def normalise_batch(x: Array, scale: Array, bias: Array) -> tuple[Array, Array, Array]:
-    """[B, H, W, C] normalised over B, H, W, and the mean and the biased variance [C].
+    """[B, H, W, C] normalised over B, H, W, and the mean and the biased variance [C], float32.
 
     The gradient treats mean and variance as results for the running statistics: none flows back
     from them. Derived by hand (Ioffe & Szegedy 2015, section 3) it takes two sums and one pass.
@@ -123,16 +129,17 @@ def normalise_batch(x: Array, scale: Array, bias: Array) -> tuple[Array, Array, 
 def _normalise_batch_forward(
     x: Array, scale: Array, bias: Array
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
-    mean = x.mean((0, 1, 2))
+    mean = widen(x).mean((0, 1, 2))
     var = jnp.square(x - mean).mean((0, 1, 2))
     inverse = jax.lax.rsqrt(var + NORM_EPSILON)
-    return ((x - mean) * (inverse * scale) + bias, mean, var), (x, mean, inverse, scale)
+    out = (x - mean) * (inverse * scale) + bias
+    return (out.astype(x.dtype), mean, var), (x, mean, inverse, scale)
 
 
 def _normalise_batch_backward(
     saved: tuple[Array, ...], grads: tuple[Array, Array, Array]
 ) -> tuple[Array, Array, Array]:
-    (x, mean, inverse, scale), grad = saved, grads[0]
+    (x, mean, inverse, scale), grad = saved, widen(grads[0])
     count = x.size // x.shape[-1]
     # Not x - mean: the forward pass has that too, and XLA would keep the whole map for here.
     below = mean - x
@@ -140,7 +147,7 @@ def _normalise_batch_backward(
     scale_grad = -(grad * below).sum((0, 1, 2)) * inverse
     slope = inverse * scale_grad / count
     x_grad = (grad - bias_grad / count + below * slope) * (inverse * scale)
-    return x_grad, scale_grad, bias_grad
+    return x_grad.astype(x.dtype), scale_grad, bias_grad
 
 
 normalise_batch.defvjp(_normalise_batch_forward, _normalise_batch_backward)
@@ -168,13 +175,30 @@ class BatchNorm(nnx.Module):
         scale, bias = self.scale[...], self.bias[...]
         if self.use_running_average:
             scale *= jax.lax.rsqrt(self.var[...] + NORM_EPSILON)
-            return (x - self.mean[...]) * scale + bias
+            return ((x - self.mean[...]) * scale + bias).astype(x.dtype)
         out, mean, var = normalise_batch(x, scale, bias)
         count = x.size // x.shape[-1]
         unbiased = var * (count / max(count - 1, 1))
         for stat, new in ((self.mean, mean), (self.var, unbiased)):
             stat[...] = BATCH_NORM_MOMENTUM * stat[...] + (1 - BATCH_NORM_MOMENTUM) * new
         return out
+
+
+class Block(nnx.Module):
+    """A part whose gradient can keep its inputs alone and compute `forward` anew.
+
+    The running statistics and the counters of rngs that `forward` changes come out as without.
+    """
+
+    remat = False
+
+    def set_view(self, remat: bool) -> None:
+        """Called by `nnx.view`."""
+        self.remat = remat
+
+    def __call__(self, *args: Any) -> Array:  # noqa: ANN401
+        forward = type(self).forward
+        return nnx.remat(forward)(self, *args) if self.remat else forward(self, *args)
 
 
 class ConvNormAct(nnx.Module):
@@ -214,6 +238,16 @@ class DepthwiseNormAct(nnx.Module):
         return relu(self.bn(self.conv(x)))
 
 
+class LayerNorm(nnx.LayerNorm):
+    """Layer norm over the channels; computes in float32, whatever the map."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs) -> None:
+        super().__init__(channels, epsilon=NORM_EPSILON, use_fast_variance=False, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return super().__call__(x).astype(x.dtype)
+
+
 class DropPath(nnx.Module):
     """Drops a residual branch for whole samples (Huang et al. 2016, arXiv:1603.09382)."""
 
@@ -233,7 +267,7 @@ class DropPath(nnx.Module):
 
 
 class Classifier(nnx.Module):
-    """1×1 convolution with bias; mmseg's `conv_seg`."""
+    """1×1 convolution with bias, in float32; mmseg's `conv_seg`."""
 
     def __init__(self, channels: int, num_classes: int, *, rngs: nnx.Rngs) -> None:
         init = nnx.initializers.normal(0.01)
@@ -241,7 +275,7 @@ class Classifier(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(num_classes))
 
     def __call__(self, x: Array) -> Array:
-        return matmul(x, self.kernel[0, 0]) + self.bias[...]
+        return matmul(widen(x), self.kernel[0, 0]) + self.bias[...]
 
 
 def channel_dropout(rate: float) -> nnx.Dropout:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jaxparse.models.functional import resize_bilinear
+from jaxparse.models.functional import resize_bilinear, widen
 from jaxparse.models.layers import (
     Classifier,
     Conv,
@@ -43,13 +43,13 @@ def offsets_within(kernel: Array, size: tuple[int, int]) -> Array:
 
 
 def offset_logits(attention: nnx.List, x: Array) -> Array:
-    """[B, H, W, C] -> [B, H·W, H·W]: entry [p, q] is what position p gives to the offset q - p.
+    """[B, H, W, C] -> [B, H·W, H·W] float32: [p, q] is what position p gives to the offset q - p.
 
     `attention` is a convolution and one with 97·97 outputs, both 1×1.
     """
     conv, mask = attention
     x, (batch, height, width, _) = conv(x), x.shape
-    kernel = offsets_within(mask.kernel[0, 0], (height, width))  # 2H 2W C
+    kernel = offsets_within(mask.kernel[0, 0].astype(x.dtype), (height, width))  # 2H 2W C
 
     @jax.checkpoint  # else the gradient keeps the offsets of every row: H · H · 2W · C numbers
     def of_row(row: Array) -> Array:
@@ -63,7 +63,7 @@ def offset_logits(attention: nnx.List, x: Array) -> Array:
         return sheared.swapaxes(1, 2).reshape(batch, width, height * width)
 
     rows = jax.lax.map(of_row, jnp.arange(height))  # H B W H·W
-    return rows.swapaxes(0, 1).reshape(batch, height * width, height * width)
+    return widen(rows.swapaxes(0, 1).reshape(batch, height * width, height * width))
 
 
 def tokens(x: Array) -> Array:
@@ -108,9 +108,10 @@ class PSAHead(nnx.Module):
             resize_bilinear(reduce(x), size, align_corners)
             for reduce in (self.reduce, self.reduce_p)
         )
-        weights = jax.nn.softmax(offset_logits(self.attention, collect), axis=2)
+        weights = jax.nn.softmax(offset_logits(self.attention, collect), axis=2).astype(x.dtype)
         collected = jnp.einsum("bpq,bqc->bpc", weights, tokens(collect))
         weights = jax.nn.softmax(offset_logits(self.attention_p, distribute), axis=1)
+        weights = weights.astype(x.dtype)
         distributed = jnp.einsum("bpq,bpc->bqc", weights, tokens(distribute))
         both = jnp.concatenate([collected, distributed], axis=-1).reshape(len(x), *size, -1)
         # The reference's 1×1 projection has padding 1: the map grows by a border of zeros.

@@ -13,7 +13,7 @@ from jax import Array
 
 from jaxparse.models.convolution import max_pool3x3
 from jaxparse.models.functional import relu
-from jaxparse.models.layers import BatchNorm, Conv, ConvNormAct
+from jaxparse.models.layers import BatchNorm, Block, Conv, ConvNormAct
 
 WIDTHS = (64, 128, 256, 512)
 EXPANSION = 4  # channels of a block's output over its width
@@ -22,7 +22,7 @@ STRIDES = (1, 2, 1, 1)
 DILATIONS = (1, 1, 2, 4)
 
 
-class Bottleneck(nnx.Module):
+class Bottleneck(Block):
     """1×1, 3×3 and 1×1 convolutions around a residual; stride and dilation are the 3×3 one's."""
 
     def __init__(
@@ -40,7 +40,7 @@ class Bottleneck(nnx.Module):
                 [Conv(in_channels, channels, 1, rngs=rngs, stride=stride), BatchNorm(channels)]
             )
 
-    def __call__(self, x: Array) -> Array:
+    def forward(self, x: Array) -> Array:
         out = relu(self.bn1(self.conv1(x)))
         out = relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))

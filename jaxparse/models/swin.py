@@ -13,8 +13,8 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jaxparse.models.functional import gelu
-from jaxparse.models.layers import NORM_EPSILON, DropPath, Linear, torch_conv_init
+from jaxparse.models.functional import gelu, matmul, widen
+from jaxparse.models.layers import Block, DropPath, LayerNorm, Linear, torch_conv_init
 
 WINDOW_SIZE = 7
 PATCH_SIZE = 4
@@ -22,18 +22,13 @@ MLP_RATIO = 4
 MASKED = -100.0  # added to the logits of token pairs from different regions
 
 
-def layer_norm(features: int, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(features, epsilon=NORM_EPSILON, use_fast_variance=False, rngs=rngs)
-
-
-def pad_to_multiple(x: Array, multiple: int, value: Array | float = 0.0) -> Array:
-    """[B, H, W, C] padded at the bottom and the right with `value` [C] to whole multiples."""
+def pad_to_multiple(x: Array, multiple: int) -> Array:
+    """[B, H, W, C] padded at the bottom and the right with zeros to whole multiples."""
     height, width = x.shape[1:3]
     bottom, right = -height % multiple, -width % multiple
     if not bottom and not right:
         return x
-    x = jnp.pad(x - value, ((0, 0), (0, bottom), (0, right), (0, 0)))
-    return x + value
+    return jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0)))
 
 
 def window_partition(x: Array) -> Array:
@@ -84,15 +79,16 @@ class WindowAttention(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         batch, height, width, channels = x.shape
-        # Before padding, which adds up to 72 % tokens: a token of zeros has the bias as its qkv.
-        qkv = pad_to_multiple(self.qkv(x), WINDOW_SIZE, self.qkv.bias[...])
+        # Padding, which adds up to 72 % tokens, comes after the product: 0 · kernel = 0.
+        qkv = pad_to_multiple(matmul(x, self.qkv.kernel[...].astype(x.dtype)), WINDOW_SIZE)
+        qkv += self.qkv.bias[...].astype(x.dtype)
         size = qkv.shape[1:3]
         if self.shift:
             qkv = jnp.roll(qkv, (-self.shift, -self.shift), (1, 2))
         qkv = qkv.reshape(batch, *size, 3, self.num_heads, channels // self.num_heads)
         qkv = window_partition(qkv)  # B K N 3 heads C/heads
         q, k, v = (qkv[:, :, :, part] for part in range(3))
-        weights = jax.nn.softmax(self._logits(q, k, size), axis=-1)
+        weights = jax.nn.softmax(self._logits(q, k, size), axis=-1).astype(x.dtype)
         x = jnp.einsum("bkhnm,bkmhc->bknhc", weights, v)
         x = window_reverse(x.reshape(*x.shape[:3], channels), size)
         if self.shift:
@@ -100,9 +96,9 @@ class WindowAttention(nnx.Module):
         return self.proj(x[:, :height, :width])
 
     def _logits(self, q: Array, k: Array, size: tuple[int, int]) -> Array:
-        """[B, K, N, heads, C/heads] twice -> [B, K, heads, N, N]."""
+        """[B, K, N, heads, C/heads] twice -> [B, K, heads, N, N], float32."""
         scale = q.shape[-1] ** -0.5
-        logits = jnp.einsum("bknhc,bkmhc->bkhnm", q * scale, k)
+        logits = widen(jnp.einsum("bknhc,bkmhc->bkhnm", q * scale, k))
         bias = self.relative_position_bias_table[...][relative_position_index()]  # N N heads
         logits += bias.transpose(2, 0, 1)
         if self.shift:
@@ -123,21 +119,26 @@ class Mlp(nnx.Module):
         return self.fc2(gelu(self.fc1(x)))
 
 
-class SwinBlock(nnx.Module):
+class SwinBlock(Block):
     """Window attention and MLP, each behind a layer norm and around a residual."""
 
     def __init__(
         self, dim: int, num_heads: int, shift: int, drop_path_rate: float, *, rngs: nnx.Rngs
     ) -> None:
-        self.norm1 = layer_norm(dim, rngs=rngs)
+        self.norm1 = LayerNorm(dim, rngs=rngs)
         self.attn = WindowAttention(dim, num_heads, shift, rngs=rngs)
-        self.norm2 = layer_norm(dim, rngs=rngs)
+        self.norm2 = LayerNorm(dim, rngs=rngs)
         self.mlp = Mlp(dim, rngs=rngs)
         self.drop_path = DropPath(drop_path_rate)
 
-    def __call__(self, x: Array, rngs: nnx.Rngs | None) -> Array:
+    def forward(self, x: Array, rngs: nnx.Rngs | None) -> Array:
         x = x + self.drop_path(self.attn(self.norm1(x)), rngs)
         return x + self.drop_path(self.mlp(self.norm2(x)), rngs)
+
+
+def cast_like_first(arrays: tuple[Array, ...], **_: object) -> tuple[Array, ...]:
+    """All in the type of the first, where Flax would choose the widest."""
+    return tuple(array.astype(arrays[0].dtype) for array in arrays)
 
 
 class PatchEmbed(nnx.Module):
@@ -151,9 +152,10 @@ class PatchEmbed(nnx.Module):
             PATCH_SIZE,
             padding="VALID",
             kernel_init=torch_conv_init,
+            promote_dtype=cast_like_first,
             rngs=rngs,
         )
-        self.norm = layer_norm(embed_dim, rngs=rngs)
+        self.norm = LayerNorm(embed_dim, rngs=rngs)
 
     def __call__(self, image: Array) -> Array:
         return self.norm(self.proj(pad_to_multiple(image, PATCH_SIZE)))
@@ -167,7 +169,7 @@ class PatchMerging(nnx.Module):
     """
 
     def __init__(self, dim: int, *, rngs: nnx.Rngs) -> None:
-        self.norm = layer_norm(4 * dim, rngs=rngs)
+        self.norm = LayerNorm(4 * dim, rngs=rngs)
         self.reduction = Linear(4 * dim, 2 * dim, rngs=rngs, use_bias=False)
 
     def __call__(self, x: Array) -> Array:
@@ -221,7 +223,7 @@ class Swin(nnx.Module):
             )
         )
         for stage, dim in enumerate(self.channels):
-            setattr(self, f"norm{stage}", layer_norm(dim, rngs=rngs))
+            setattr(self, f"norm{stage}", LayerNorm(dim, rngs=rngs))
 
     def __call__(self, image: Array, rngs: nnx.Rngs | None = None) -> list[Array]:
         x = self.patch_embed(image)

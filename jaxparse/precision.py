@@ -1,0 +1,54 @@
+"""Dynamic loss scaling (Micikevicius et al. 2018, arXiv:1710.03740), and the average of weights.
+
+float16 has no gradients below 6e-8: the loss is scaled up before the gradient is taken and the
+gradient down after. The scale doubles after 2000 good steps in a row. When a gradient overflows,
+it halves and the step is skipped: weights, running statistics, the optimiser and its schedule, and
+the average stay as they were; only the count of steps goes on, and with it data and dropout.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+INITIAL_SCALE = 2.0**15
+GROWTH_STEPS = 2000
+
+
+class LossScale(NamedTuple):
+    """The scale, float32, and the good steps since it last changed, int32."""
+
+    scale: Array
+    good_steps: Array
+
+
+def initial_loss_scale() -> LossScale:
+    return LossScale(jnp.asarray(INITIAL_SCALE, jnp.float32), jnp.zeros((), jnp.int32))
+
+
+def all_finite(tree: Any) -> Array:  # noqa: ANN401
+    """Whether no array of the tree holds an infinity or a NaN."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def adjust(loss_scale: LossScale, finite: Array) -> LossScale:
+    """The loss scale after a step whose gradients were `finite`, or not."""
+    scale, good_steps = loss_scale.scale, jnp.where(finite, loss_scale.good_steps + 1, 0)
+    grows = good_steps == GROWTH_STEPS
+    scale = jnp.where(finite, jnp.where(grows, 2 * scale, scale), scale / 2)
+    return LossScale(scale, jnp.where(grows, 0, good_steps))
+
+
+def select(condition: Array, new: Any, old: Any) -> Any:  # noqa: ANN401
+    """The tree `new` if the condition holds, else `old`."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
+def average(decay: float, step: Array, old: Any, new: Any) -> Any:  # noqa: ANN401
+    """Moving average of a tree after the 0-based `step`, faster at the start, as in TensorFlow.
+
+    min(decay, (1 + step) / (10 + step)) of the old and the rest of the new.
+    """
+    share = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda a, b: a + share.astype(a.dtype) * (b - a), old, new)
