@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -211,10 +211,9 @@ def changes_to_try(config: Config, half: str) -> Iterator[dict[str, Any]]:
     changes = [{"precision": half}, {"remat": True}, lean]
     changes += [lean | {"accumulate_steps": n} for n in parts]
     changes += [lean | {"accumulate_steps": 1, "batch_size": 1}]
-    known = {field.name for field in fields(Config)}
     tried = [config]
     for change in changes:
-        change = {k: v for k, v in change.items() if k in known and v != getattr(config, k)}
+        change = {k: v for k, v in change.items() if v != getattr(config, k)}
         changed = replace(config, **change)
         if changed not in tried:
             tried.append(changed)
@@ -238,7 +237,7 @@ def plan_table(plan: Plan, config: Config, gpu: GPU | None) -> Table:
     if plan.accessed is not None:
         table.add_row("memory read and written", f"{plan.accessed / 1e9:,.1f} GB")
     if gpu:
-        seconds = least_seconds(plan, gpu, getattr(config, "precision", "float32"))
+        seconds = least_seconds(plan, gpu, config.precision)
         table.add_row("a bound by the data sheet, not a measurement", f"≥ {seconds:.3f} s")
     table.add_section()
     sizes = {f"argument {name}": size for name, size in plan.arguments.items() if size > 1e3}

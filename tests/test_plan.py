@@ -28,9 +28,6 @@ from jaxparse.plan import (
     verdict,
 )
 
-LEAN = pytest.mark.skipif(
-    not hasattr(Config, "accumulate_steps"), reason="needs Config.precision, .remat, ..."
-)
 NANO = replace(load_experiment("swin_nano"), image_size=64, batch_size=4)
 
 
@@ -81,7 +78,6 @@ def test_prints_the_numbers_of_the_compiler(
     assert "MEM_FRACTION" not in text
 
 
-@LEAN
 def test_order_of_the_changes() -> None:
     lean = "--precision float16 --remat"
     assert [flags(change) for change in changes_to_try(NANO, "float16")] == [
@@ -99,7 +95,6 @@ def test_order_of_the_changes() -> None:
     ]
 
 
-@LEAN
 def test_search_stops_at_the_first_change_that_fits(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
