@@ -6,7 +6,7 @@ import json
 import runpy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxparse.files import atomic_path
 
@@ -130,12 +130,21 @@ def load_experiment(name: str) -> Config:
     return config if config.workdir else dataclasses.replace(config, workdir=f"runs/{path.stem}")
 
 
-def parse_experiment(
-    prog: str, description: str, args: list[str] | None = None
-) -> tuple[str, Config]:
-    """Name and Config from the command line: `--exp NAME`, its fields the other flags' defaults.
+Options = TypeVar("Options")
 
-    Raises ValueError for an unknown experiment or a value out of range.
+
+@dataclass(frozen=True)
+class NoOptions:
+    """No flags beside --exp and the fields of Config."""
+
+
+def parse_arguments(
+    prog: str, description: str, options: Options, args: list[str] | None = None
+) -> tuple[str, Config, Options]:
+    """Name, Config and `options`, a dataclass of further flags, from the command line.
+
+    `--exp NAME`, whose fields are the other flags' defaults. Raises ValueError for an unknown
+    experiment or a value out of range.
     """
     import tyro  # here, so that the workers that only read Config start faster
 
@@ -143,15 +152,23 @@ def parse_experiment(
     class Arguments:
         exp: str
         """Experiment: NAME of experiments/NAME.py, or the path of such a file."""
+        command: tyro.conf.OmitArgPrefixes[type(options)]
         config: tyro.conf.OmitArgPrefixes[Config]
 
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--exp", default=tyro.MISSING)
     exp = finder.parse_known_args(args)[0].exp
     config = Config() if exp is tyro.MISSING else load_experiment(exp)
-    default = Arguments(exp, config)
+    default = Arguments(exp, options, config)
     arguments = tyro.cli(Arguments, prog=prog, description=description, args=args, default=default)
-    return arguments.exp, arguments.config
+    return arguments.exp, arguments.config, arguments.command
+
+
+def parse_experiment(
+    prog: str, description: str, args: list[str] | None = None
+) -> tuple[str, Config]:
+    """Name and Config of `parse_arguments`."""
+    return parse_arguments(prog, description, NoOptions(), args)[:2]
 
 
 def parse_config(prog: str, description: str, args: list[str] | None = None) -> Config:

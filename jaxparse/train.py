@@ -21,7 +21,6 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import Progress, TaskID
-from rich.table import Table
 
 from jaxparse.checkpoint import (
     BEST_EMA_WEIGHTS,
@@ -33,12 +32,13 @@ from jaxparse.checkpoint import (
 )
 from jaxparse.classes import NAMES
 from jaxparse.cli import INTERRUPTED, progress_bar, run
-from jaxparse.config import Config, differing_fields, parse_experiment, read_config, save_config
+from jaxparse.config import Config, differing_fields, parse_arguments, read_config, save_config
 from jaxparse.data import EvalLoader, make_eval_loader, make_train_loader
 from jaxparse.evaluate import evaluate, scores_table, write_examples
 from jaxparse.logs import MetricsLog
 from jaxparse.metrics import Scores, scores
 from jaxparse.optim import learning_rate
+from jaxparse.plan import PlanOptions, compile_only, parameters_table, plan_run
 from jaxparse.steps import (
     StepMetrics,
     TrainState,
@@ -85,21 +85,6 @@ def require_same_run(config: Config) -> None:
             f"{config.workdir} belongs to a run with {listed}; "
             "give another --workdir, or the flags of that run to go on with it"
         )
-
-
-def parameters_table(state: TrainState) -> Table:
-    """Parameters by part of the network."""
-    counts = {
-        part: sum(array.size for array in flatten(tree).values())
-        for part, tree in state.params.items()
-    }
-    table = Table("part", title="trainable parameters")
-    table.add_column("parameters", justify="right")
-    for part, count in counts.items():
-        table.add_row(part, f"{count:,}")
-    table.add_section()
-    table.add_row("total", f"{sum(counts.values()):,}")
-    return table
 
 
 def find_init_weights(config: Config, exp: str) -> Path | None:
@@ -331,9 +316,15 @@ def train(config: Config, console: Console, exp: str = "NAME") -> int:
 
 
 def main() -> int:
-    """Command line: `--exp NAME` and every field of its Config."""
+    """Command line: `--exp NAME`, every field of its Config, and `--plan`."""
+    about = ("python -m jaxparse.train", "Trains a network.")
+    exp, config, options = parse_arguments(*about, PlanOptions())
+    if options.plan:
+        compile_only()
+        return plan_run(config, exp, options.device, Console())
+    if options != PlanOptions():
+        raise ValueError("--device is the device of a --plan; training takes those that JAX finds")
     use_compilation_cache()
-    exp, config = parse_experiment("python -m jaxparse.train", "Trains a network.")
     return train(config, Console(), exp)
 
 

@@ -12,7 +12,7 @@ MODULES = {
     if path.stem != "__init__" or path.parent.name == "models"
 }
 LAYERS = [
-    {"classes", "config", "files", "cli", "images"},
+    {"classes", "config", "files", "cli", "images", "gpus"},
     {
         "folders",
         "drawing",
@@ -37,6 +37,7 @@ LAYERS = [
         "benchmark",
         "check_data",
         "plot",
+        "plan",
     },
 ]
 # What a layer may import of itself: importer -> imported.
@@ -47,7 +48,7 @@ WITHIN = {
     "synthetic": {"portrait", "drawing"},
     "data": {"folders", "synthetic"},
     "steps": set(),
-    "train": {"evaluate"},
+    "train": {"evaluate", "plan"},
     "convert_weights": {"verify"},
 }
 # data's command line, which imports it inside main().
