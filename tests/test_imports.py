@@ -12,7 +12,7 @@ MODULES = {
     if path.stem != "__init__" or path.parent.name == "models"
 }
 LAYERS = [
-    {"classes", "config", "files", "cli", "images"},
+    {"classes", "config", "files", "faults", "cli", "images"},
     {
         "folders",
         "drawing",
@@ -27,7 +27,16 @@ LAYERS = [
     }
     | {name for name in MODULES if name.startswith("models")},
     {"checkpoint", "steps", "sources", "weight_files"},
-    {"train", "evaluate", "predict", "convert_weights", "verify", "benchmark", "check_data"},
+    {
+        "train",
+        "validation",
+        "evaluate",
+        "predict",
+        "convert_weights",
+        "verify",
+        "benchmark",
+        "check_data",
+    },
 ]
 # What a layer may import of itself: importer -> imported.
 WITHIN = {
@@ -37,7 +46,8 @@ WITHIN = {
     "synthetic": {"portrait", "drawing"},
     "data": {"folders", "synthetic"},
     "steps": set(),
-    "train": {"evaluate"},
+    "train": {"evaluate", "validation"},
+    "validation": {"evaluate"},
     "convert_weights": {"verify"},
 }
 # data's command line, which imports it inside main().
@@ -46,6 +56,7 @@ WITHOUT_JAX = {
     "classes",
     "config",
     "files",
+    "faults",
     "images",
     "folders",
     "drawing",
