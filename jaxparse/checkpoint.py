@@ -5,7 +5,9 @@ with the network, the classes and their source as metadata. They load strictly.
 """
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from grain.checkpoint import CheckpointRestore, CheckpointSave
+from jax.experimental import multihost_utils
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from jaxparse.classes import NAMES
 from jaxparse.config import Config, load_experiment, read_config
+from jaxparse.faults import reason, require_intact, seal, writing
 from jaxparse.files import atomic_path
 from jaxparse.models import split_model
 
@@ -70,8 +74,10 @@ def save_weights(
         "source": source,
         "fresh": ",".join(fresh),
     }
+    # Not save_file: it leaves a temporary file of its own when killed, and hides the disk's errors.
+    content = save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata)
     with atomic_path(path) as temporary:
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary, metadata)
+        temporary.write_bytes(content)
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -173,35 +179,103 @@ class Checkpoints:
     """The training states of a run, the newest two, by orbax.
 
     Saving returns at once and writes in the background; what a killed process leaves half-written
-    is ignored. A checkpoint holds the TrainState and the state of the data iterator, per process.
+    is ignored. A checkpoint holds the TrainState and the state of the data iterator, per process,
+    and the checksums of its files: tensorstore reads flipped bits of an array without complaint.
     """
 
     def __init__(self, workdir: str | Path) -> None:
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, cleanup_tmp_directories=True)
-        self.manager = ocp.CheckpointManager(
-            Path(workdir).resolve() / "checkpoints", options=options
+        self.folder = Path(workdir).resolve() / "checkpoints"
+        self._saving = 0
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2,
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
+        self.manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def _seal(self) -> None:
+        """Before orbax gives a written checkpoint its name: all is there, nothing counts yet."""
+        if jax.process_index() == 0:
+            seal(next(self.folder.glob(f"{self._saving}.*tmp*")))
+
+    def _writing(self) -> AbstractContextManager[None]:
+        kept = [step for step in self.manager.all_steps() if step != self._saving]
+        said = (
+            f"the checkpoint after step {max(kept)} is kept"
+            if kept
+            else "there is no checkpoint yet"
+        )
+        return writing(f"the checkpoint after step {self._saving}", self.folder, said)
 
     def latest_step(self) -> int | None:
-        """Steps done at the newest checkpoint that is on disk, None if there is none."""
-        self.manager.wait_until_finished()
+        """Steps done at the newest checkpoint that is on disk, None if there is none.
+
+        Raises OSError if it could not be written.
+        """
+        with self._writing():
+            self.manager.wait_until_finished()
         return self.manager.latest_step()
+
+    def check(self) -> None:
+        """Raises OSError if the last checkpoint could not be written; does not wait for it."""
+        if not self.manager.is_saving_in_progress():
+            self.latest_step()
 
     def save(self, step: int, state: Any, loader: grain.DatasetIterator) -> None:  # noqa: ANN401
         """Saves after `step` steps, unless that is already saved."""
         if step == self.latest_step():
             return
         args = {"state": ocp.args.StandardSave(used_fields(state)), "data": CheckpointSave(loader)}
-        self.manager.save(step, args=ocp.args.Composite(**args))
+        self._saving = step
+        with self._writing():
+            self.manager.save(step, args=ocp.args.Composite(**args))
 
-    def restore(self, state: Any, loader: grain.DatasetIterator) -> Any:  # noqa: ANN401
-        """The newest TrainState, shaped and placed like `state`; `loader` is moved to its place."""
+    def restore(self, state: Any, loader: grain.DatasetIterator) -> tuple[Any, int, list[str]]:  # noqa: ANN401
+        """The newest TrainState that is whole, its step, and a line on each newer one.
+
+        Placed like `state`, which comes back, with 0, if there is no checkpoint; `loader` is moved
+        to its place. Those that cannot be read are renamed to STEP.corrupt, to be out of the way.
+        Raises ValueError if none can: never from the start by itself.
+        """
+        folders = (path for path in self.folder.iterdir() if path.name.isdigit())
+        faults: dict[Path, str] = {}
+        for folder in sorted(folders, key=lambda path: int(path.name), reverse=True):
+            try:
+                require_intact(folder)
+                restored = self._read(int(folder.name), state, loader)
+            except Exception as error:  # libraries raise all kinds on damaged files
+                faults[folder] = reason(error)
+                continue
+            return restored, int(folder.name), self._put_aside(faults)
+        if not faults:
+            return state, 0, []
+        listed = "; ".join(f"{folder.name}: {fault}" for folder, fault in faults.items())
+        raise ValueError(
+            f"no checkpoint in {self.folder} can be read ({listed}); copy one back, or delete that "
+            "folder to start anew"
+        )
+
+    def _read(self, step: int, state: Any, loader: grain.DatasetIterator) -> Any:  # noqa: ANN401
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, used_fields(state))
         args = {"state": ocp.args.StandardRestore(abstract), "data": CheckpointRestore(loader)}
-        restored = self.manager.restore(self.latest_step(), args=ocp.args.Composite(**args))
+        restored = self.manager.restore(step, args=ocp.args.Composite(**args))
         return state._replace(**restored.state)
 
+    def _put_aside(self, faults: Mapping[Path, str]) -> list[str]:
+        lines = []
+        if not faults:
+            return lines
+        for folder, fault in faults.items():
+            aside = folder.with_name(f"{folder.name}.corrupt")
+            lines.append(f"{folder} cannot be read ({fault}); it is put aside as {aside.name}")
+            if jax.process_index() == 0:
+                shutil.rmtree(aside, ignore_errors=True)
+                folder.rename(aside)
+        multihost_utils.sync_global_devices("checkpoints put aside")
+        self.manager.reload()
+        return lines
+
     def close(self) -> None:
-        """Waits until all is on disk."""
-        self.manager.wait_until_finished()
+        """Waits until all is on disk. Raises OSError if the last could not be written."""
+        self.latest_step()
         self.manager.close()

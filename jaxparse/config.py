@@ -6,7 +6,7 @@ import json
 import runpy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from jaxparse.files import atomic_path
 
@@ -16,7 +16,7 @@ SYNTHETIC = "synthetic"  # the data_dir of the built-in drawn faces
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 # Fields that may differ between a run and its continuation: none changes what is learnt.
-FREE_FIELDS = ("workdir", "num_workers", "log_every", "eval_every", "remat")
+FREE_FIELDS = ("workdir", "num_workers", "log_every", "eval_every", "remat", "on_bad_data")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,9 @@ class Config:
     """Pictures per step, over all devices."""
     num_workers: int = 4
     """Threads that decode pictures."""
+    on_bad_data: Literal["stop", "skip"] = "stop"
+    """What a file that cannot be read does: `stop` ends the run; `skip` takes the next picture in
+    its place (leaves it out of the evaluation) and says so once."""
 
     # Model
     backbone: str = "swin_t"

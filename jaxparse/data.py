@@ -103,14 +103,51 @@ class SyntheticSource:
         )
 
 
+class SkippingSource:
+    """A source whose unreadable pictures are replaced by the next readable ones.
+
+    Which these are depends on the files alone, so a resumed run sees the same. `warn` gets one line
+    per bad file, from the reading thread. Raises ValueError if no picture can be read.
+    """
+
+    def __init__(self, source: FolderSource, warn: Callable[[str], None]) -> None:
+        self.source = source
+        self.warn = warn
+        self._told: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        for skipped in range(len(self)):
+            example = self.read((index + skipped) % len(self))
+            if example is not None:
+                return example
+        raise ValueError(f"none of {self.source} can be read any more; look at the disk")
+
+    def read(self, index: int) -> dict[str, Any] | None:
+        """The picture, None if it cannot be read."""
+        try:
+            return self.source[index]
+        except ValueError as error:
+            if index not in self._told:
+                self._told.add(index)
+                self.warn(f"skipped: {error}")
+            return None
+
+    def __repr__(self) -> str:
+        return repr(self.source)
+
+
 def make_source(
-    config: Config, split: str, resize_label: bool = False
+    config: Config, split: str, resize_label: bool = False, keep_bad: bool = False
 ) -> FolderSource | SyntheticSource:
     """The pictures of `split` (train or val), drawn or in `config.data_dir`, checked by header."""
     if config.data_dir == SYNTHETIC:
         counts = {"train": config.synthetic_train_count, "val": config.synthetic_val_count}
         return SyntheticSource(SYNTHETIC_SEEDS[split], counts[split], config.image_size)
-    return FolderSource(find_pairs(config.data_dir, split), config.image_size, resize_label)
+    pairs = find_pairs(config.data_dir, split, keep_bad)
+    return FolderSource(pairs, config.image_size, resize_label)
 
 
 def _share(batch_size: int, process_count: int) -> int:
@@ -122,23 +159,29 @@ def _share(batch_size: int, process_count: int) -> int:
 
 
 def make_train_loader(
-    config: Config, process_index: int = 0, process_count: int = 1
+    config: Config,
+    process_index: int = 0,
+    process_count: int = 1,
+    warn: Callable[[str], None] | None = None,
 ) -> "grain.DatasetIterator":
     """Endless batches {"image": uint8 [B, S, S, 3], "label": uint8 [B, S, S]} of this process.
 
     B is batch_size / process_count. Every epoch is a new order, a function of config.seed and the
     epoch; each process takes every process_count-th picture of it, and the remainder of that
     division (fewer than process_count pictures) is left out. Batches run across the epochs' ends.
-    get_state() is a dict that JSON can hold and set_state() continues exactly there.
+    get_state() is a dict that JSON can hold and set_state() continues exactly there. With `warn`
+    unreadable pictures are replaced, as SkippingSource does; else they raise ValueError.
     """
     # Here, not at the top: grain imports jax, which the rest of this module does without.
     import grain
 
-    source = make_source(config, "train", resize_label=True)
+    source = make_source(config, "train", resize_label=True, keep_bad=warn is not None)
     if len(source) < process_count:
         raise ValueError(
             f"{source} has fewer pictures than the {process_count} processes; add pictures"
         )
+    if warn:
+        source = SkippingSource(source, warn)
     batch_size = _share(config.batch_size, process_count)
     # grain seeds epoch e with seed + e: without the hash, seed 1 would be seed 0 an epoch later.
     seed = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
@@ -160,13 +203,20 @@ class EvalLoader:
     "name": list[str]}: masks at their own size (height, width), filled up with 255 at the bottom
     and right to a size all processes share. B is batch_size / process_count; batch number i of
     process p holds the p-th part of the i-th batch_size pictures. Places after the last picture
-    hold a black image, label 255, size (1, 1) and name "".
+    hold a black image, label 255, size (1, 1) and name ""; with `warn`, so do unreadable pictures,
+    which raise ValueError without.
     """
 
     def __init__(
-        self, config: Config, split: str, process_index: int = 0, process_count: int = 1
+        self,
+        config: Config,
+        split: str,
+        process_index: int = 0,
+        process_count: int = 1,
+        warn: Callable[[str], None] | None = None,
     ) -> None:
-        self.source = make_source(config, split)
+        self.source = make_source(config, split, keep_bad=warn is not None)
+        self.read = SkippingSource(self.source, warn).read if warn else self.source.__getitem__
         self.config = config
         self.batch_size = _share(config.batch_size, process_count)
         self.process_index = process_index
@@ -184,7 +234,9 @@ class EvalLoader:
         first = self.process_index * self.batch_size
         batch = self._empty_batch(everyones)
         for row, index in enumerate(everyones[first : first + self.batch_size]):
-            example = self.source[index]
+            example = self.read(index)
+            if example is None:
+                continue
             height, width = example["label"].shape
             batch["image"][row] = example["image"]
             batch["label"][row, :height, :width] = example["label"]
@@ -206,10 +258,14 @@ class EvalLoader:
 
 
 def make_eval_loader(
-    config: Config, split: str = "val", process_index: int = 0, process_count: int = 1
+    config: Config,
+    split: str = "val",
+    process_index: int = 0,
+    process_count: int = 1,
+    warn: Callable[[str], None] | None = None,
 ) -> EvalLoader:
     """The batches of `split` in order, for this process. Raises ValueError for a bad folder."""
-    return EvalLoader(config, split, process_index, process_count)
+    return EvalLoader(config, split, process_index, process_count, warn)
 
 
 def read_ahead(read: Callable[[T], R], items: Iterable[T], num_threads: int) -> Iterator[R]:

@@ -55,16 +55,22 @@ def _pictures(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return sorted(files)
 
 
-def find_pairs(data_dir: str | Path, split: str) -> list[Pair]:
+def find_pairs(data_dir: str | Path, split: str, keep_bad: bool = False) -> list[Pair]:
     """The pairs of `split` (train or val), matched by name without suffix and sorted by it.
 
     Reads every file's header, no pixels. Raises ValueError with the first fault and the number
     of the others: missing or empty folder, image or mask alone, different sizes, unreadable file.
+    With `keep_bad` the last two are no fault: such pairs keep their place, with the size (1, 1).
     """
     matches, faults = match_names(data_dir, split)
     _raise_first(faults, data_dir)
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
         pairs = list(pool.map(_read_sizes, matches))
+    if keep_bad:
+        return [
+            Pair(*match, (1, 1)) if isinstance(pair, ValueError) else pair
+            for match, pair in zip(matches, pairs, strict=True)
+        ]
     _raise_first([str(pair) for pair in pairs if isinstance(pair, ValueError)], data_dir)
     return pairs
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
+from jaxparse.faults import writing
 from jaxparse.files import atomic_path
 
 METRICS = "metrics.jsonl"
@@ -43,7 +45,7 @@ class MetricsLog:
             self._open(str(Path(workdir) / TENSORBOARD_DIR))
 
     def _open(self, tensorboard: str) -> None:
-        with atomic_path(self.path) as temporary:
+        with self._writing(), atomic_path(self.path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = self.path.open("a")
         # Imported here: it takes seconds, and other processes of a run do without.
@@ -57,16 +59,31 @@ class MetricsLog:
     def write(self, step: int, prefix: str, values: dict[str, float]) -> None:
         """Adds a row {"step", prefix/name: value, ...}."""
         values = {f"{prefix}/{name}": value for name, value in values.items()}
-        row = {"step": step} | values
-        self.rows.append(row)
+        self._append({"step": step} | values)
         if not self.is_main:
             return
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        with self._writer.as_default():
+        with self._writing(), self._writer.as_default():
             for name, value in values.items():
                 self._summary.scalar(name, value, step=step)
-        self._writer.flush()
+            self._writer.flush()
+
+    def note(self, step: int, text: str) -> None:
+        """Adds a row {"step", "note": text}."""
+        self._append({"step": step, "note": text})
+
+    def _append(self, row: dict[str, float | str]) -> None:
+        self.rows.append(row)
+        if self.is_main:
+            with self._writing():
+                self._file.write(json.dumps(row) + "\n")
+                self._file.flush()
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing("the log", self.path.parent, "its last checkpoint is kept")
+
+    def has(self, name: str, step: int) -> bool:
+        """Whether `name` was written for `step`."""
+        return any(row["step"] == step and name in row for row in self.rows)
 
     def best(self, name: str) -> float:
         """The highest value of `name` so far, -inf if there is none."""
@@ -74,5 +91,6 @@ class MetricsLog:
 
     def close(self) -> None:
         if self.is_main:
-            self._file.close()
+            with suppress(OSError):  # every row was flushed; what is left failed and was told
+                self._file.close()
             self._writer.close()

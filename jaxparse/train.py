@@ -5,73 +5,43 @@ loss of the step before, so the next batch is decoded and copied while the devic
 """
 
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections import deque
+from contextlib import ExitStack, closing, nullcontext
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
-from rich.progress import Progress, TaskID
 
-from jaxparse.checkpoint import (
-    BEST_EMA_WEIGHTS,
-    BEST_WEIGHTS,
-    Checkpoints,
-    flatten,
-    load_weights,
-    save_weights,
-)
-from jaxparse.classes import NAMES
+from jaxparse.checkpoint import BEST_EMA_WEIGHTS, BEST_WEIGHTS, Checkpoints, load_weights
 from jaxparse.cli import INTERRUPTED, progress_bar, run
 from jaxparse.config import Config, differing_fields, parse_arguments, read_config, save_config
 from jaxparse.data import EvalLoader, make_eval_loader, make_train_loader
-from jaxparse.evaluate import evaluate, scores_table, write_examples
+from jaxparse.evaluate import scores_table, write_examples
+from jaxparse.faults import quiet_aftermath, sole_run, stop_requests, writing
 from jaxparse.logs import MetricsLog
-from jaxparse.metrics import Scores, scores
+from jaxparse.metrics import Scores
 from jaxparse.optim import learning_rate
 from jaxparse.plan import PlanOptions, compile_only, parameters_table, plan_run
 from jaxparse.steps import (
     StepMetrics,
     TrainState,
     init_state,
-    make_eval_step,
     make_mesh,
     make_train_step,
     replicated,
     shard_batch,
     use_compilation_cache,
 )
+from jaxparse.validation import Evaluation
 
 
 class NonFiniteLossError(ValueError):
-    """The loss became infinite or not a number."""
-
-
-@contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """The list of SIGINT and SIGTERM received in the block; a second one ends the process."""
-    received: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        signal.signal(number, previous[number])
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    """The loss, or a weight, became infinite or not a number."""
 
 
 def require_same_run(config: Config) -> None:
@@ -158,72 +128,30 @@ def require_finite(metrics: StepMetrics, step: int, checkpoints: Checkpoints) ->
     In float16 such a step was skipped and changed nothing: only a loss scale below 1 is too much.
     """
     if metrics.loss_scale is None:
-        fault = f"the loss of step {step} is {float(metrics.loss)}"
-        well = math.isfinite(metrics.loss)
-    else:
+        loss = float(metrics.loss)
+        if not math.isfinite(loss):
+            raise non_finite(f"the loss of step {step} is {loss}", checkpoints)
+    elif metrics.loss_scale < 1:
         scale = float(metrics.loss_scale)
         fault = f"the gradients overflow at step {step} even with a loss scale of {scale}"
-        well = scale >= 1
-    if well:
-        return
+        raise non_finite(fault, checkpoints)
+
+
+def require_finite_state(state: TrainState, step: int, checkpoints: Checkpoints) -> None:
+    """Raises NonFiniteLossError if an array is not all finite: a finite loss can precede that."""
+    for path, array in jax.tree.leaves_with_path(state):
+        if not np.isfinite(np.asarray(array)).all():
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise non_finite(f"{name} is not finite after step {step}", checkpoints)
+
+
+def non_finite(what: str, checkpoints: Checkpoints) -> NonFiniteLossError:
     kept = checkpoints.latest_step()
     where = f"the checkpoint after step {kept} is kept" if kept else "there is no checkpoint yet"
-    raise NonFiniteLossError(
-        f"{fault}; {where}: look at the data "
-        "(python -m jaxparse.data --check DIR) or lower --learning-rate"
+    return NonFiniteLossError(
+        f"{what}; {where}: look at the data (python -m jaxparse.data --check DIR) or lower "
+        "--learning-rate"
     )
-
-
-class Evaluation:
-    """Scores the network on the val pictures; keeps the weights of the best evaluation.
-
-    Likewise, if the run has one, their moving average: `val_ema` in the log.
-    """
-
-    def __init__(self, config: Config, loader: EvalLoader, log: MetricsLog) -> None:
-        self.config, self.loader, self.log = config, loader, log
-        self.eval_step = make_eval_step(config)
-
-    def __call__(self, state: TrainState, step: int, advance: Callable[[int], object]) -> Scores:
-        weights = {"params": state.params, "batch_stats": state.batch_stats}
-        if state.ema:
-            self._score(state.ema, step, advance, "val_ema", BEST_EMA_WEIGHTS)
-        return self._score(weights, step, advance, "val", BEST_WEIGHTS)
-
-    def _score(
-        self,
-        weights: dict[str, dict[str, Any]],
-        step: int,
-        advance: Callable[[int], object],
-        name: str,
-        file: str,
-    ) -> Scores:
-        confusion = evaluate(self.eval_step, **weights, loader=self.loader, advance=advance)
-        result = scores(confusion)
-        means = result.means()
-        if means["mIoU"] > self.log.best(f"{name}/mIoU"):
-            source = f"step {step} of {self.config.workdir}: {name} mIoU {100 * means['mIoU']:.2f}"
-            arrays = flatten(weights["params"]) | flatten(weights["batch_stats"])
-            path = Path(self.config.workdir) / file
-            save_weights(path, jax.device_get(arrays), self.config, source)
-        if name == "val":
-            # First, so that who reads along finds them once the means are there. Without the
-            # classes that do not occur: JSON has no NaN.
-            per_class = zip(NAMES, result.iou, strict=True)
-            self.log.write(step, "IoU", {k: float(v) for k, v in per_class if not math.isnan(v)})
-        self.log.write(step, name, means)
-        return result
-
-
-def show_progress(bar: Progress, task: TaskID, done: int) -> None:
-    """Moves a bar that hides when it is full."""
-    bar.update(task, completed=done, visible=done < bar.tasks[task].total)
-
-
-def evaluation_line(step: int, result: Scores) -> str:
-    """One line for the terminal."""
-    means = "  ".join(f"{name} {100 * value:.2f}" for name, value in result.means().items())
-    return f"evaluation after step {step}: {means}"
 
 
 def finish(
@@ -249,69 +177,88 @@ def train(config: Config, console: Console, exp: str = "NAME") -> int:
 
     `exp` is the experiment's name, for messages.
 
-    Raises ValueError for bad data, weights, flags, or a workdir of another run.
+    Raises ValueError for bad data, weights, flags, or a workdir of another run or in use by one;
+    OSError if the workdir cannot be written.
     """
-    require_same_run(config)
     weights = find_init_weights(config, exp)
-    mesh, processes = make_mesh(), (jax.process_index(), jax.process_count())
+    mesh = make_mesh()
     part = config.batch_size // config.accumulate_steps
     if part % mesh.size:
         raise ValueError(
             f"{part} pictures at a time (batch_size / accumulate_steps) are no multiple of "
             f"{mesh.size} devices; give another --batch-size"
         )
-    loader = make_train_loader(config, *processes)
-    val_loader = make_eval_loader(config, "val", *processes)
+    with sole_run(config.workdir) if jax.process_index() == 0 else nullcontext():
+        require_same_run(config)
+        return train_alone(config, console, mesh, weights)
+
+
+def train_alone(config: Config, console: Console, mesh: Mesh, weights: Path | None) -> int:
+    """`train` once the workdir is this run's."""
+    processes, is_main = (jax.process_index(), jax.process_count()), jax.process_index() == 0
+    skipped: deque[str] = deque()
+    warn = skipped.append if config.on_bad_data == "skip" else None
+    loader = make_train_loader(config, *processes, warn)
+    val_loader = make_eval_loader(config, "val", *processes, warn)
     state = start_state(config, mesh, weights)
     console.print(parameters_table(state))
 
-    save_config(config, config.workdir)
+    with writing("config.json", config.workdir, "what was there is kept"):
+        save_config(config, config.workdir)
     train_step = make_train_step(config)
     with ExitStack() as stack:
         checkpoints = stack.enter_context(closing(Checkpoints(config.workdir)))
-        first = step = checkpoints.latest_step() or 0
+        state, first, faults = checkpoints.restore(state, loader)
+        for fault in faults:
+            console.print(f"warning: {fault}", soft_wrap=True, highlight=False)
         if first:
-            state = checkpoints.restore(state, loader)
             console.print(f"going on after step {first} of {config.workdir}")
-        is_main = jax.process_index() == 0
+        step = first
         log = stack.enter_context(closing(MetricsLog(config.workdir, first, is_main)))
-        evaluation = Evaluation(config, val_loader, log)
         stops = stack.enter_context(stop_requests())
         bar = stack.enter_context(progress_bar(console))
         training = bar.add_task("training", total=config.steps, completed=first)
-        evaluating = bar.add_task("evaluating", total=len(val_loader.source), visible=False)
+        evaluation = Evaluation(config, val_loader, log, bar, stops)
+        missing = evaluation.is_missing(first)
+        result = evaluation(state, first) if missing else None
         interval: list[StepMetrics] = []
         started = time.perf_counter()
-        for step in range(first + 1, config.steps + 1):
+        while step < config.steps and not (missing and result is None):
+            step += 1
+            checkpoints.check()
             state, metrics = train_step(state, shard_batch(next(loader), mesh))
             if interval:
                 require_finite(interval[-1], step - 1, checkpoints)
             interval.append(metrics)
             stopping = bool(stops)
-            evaluates = step % config.eval_every == 0 or step == config.steps
+            evaluates = evaluation.is_due(step)
             if step % config.log_every == 0 or evaluates or stopping:
                 require_finite(metrics, step, checkpoints)
                 row = summarise(config, interval, step, time.perf_counter() - started)
                 log.write(step, "train", row)
                 console.print(log_line(config, step, row), soft_wrap=True, highlight=False)
                 interval = []
-            if evaluates:
-                result = evaluation(state, step, partial(show_progress, bar, evaluating))
-                console.print(evaluation_line(step, result), soft_wrap=True, highlight=False)
             if evaluates or stopping:
+                # Before the evaluation, which may take long: a run that ends there goes on there.
+                require_finite_state(state, step, checkpoints)
                 checkpoints.save(step, state, loader)
+            missing = evaluates
+            result = evaluation(state, step) if evaluates and not stopping else None
+            while skipped:
+                log.note(step, line := skipped.popleft())
+                console.print(f"warning: {line}", soft_wrap=True, highlight=False)
             if not interval:
                 started = time.perf_counter()
             bar.update(training, completed=step)
             if stopping:
                 break
-    if first == config.steps:
-        console.print(f"{config.workdir} is already at its last step, {first}")
-    elif step < config.steps:
+    if result is not None:
+        finish(config, state, result, val_loader, console)
+    elif stops:
         console.print(f"stopped and saved after step {step}; the same command goes on from there")
         return INTERRUPTED
     else:
-        finish(config, state, result, val_loader, console)
+        console.print(f"{config.workdir} is already at its last step, {first}")
     return 0
 
 
@@ -325,6 +272,7 @@ def main() -> int:
     if options != PlanOptions():
         raise ValueError("--device is the device of a --plan; training takes those that JAX finds")
     use_compilation_cache()
+    quiet_aftermath()
     return train(config, Console(), exp)
 
 

@@ -35,8 +35,9 @@ def noise(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.nda
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tests that compile the same program compile it once."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    """Tests that compile the same program compile it once; in JAX_COMPILATION_CACHE_DIR if set."""
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ MODULES = {
     if path.stem != "__init__" or path.parent.name == "models"
 }
 LAYERS = [
-    {"classes", "config", "files", "cli", "images", "gpus"},
+    {"classes", "config", "files", "faults", "cli", "images", "gpus"},
     {
         "folders",
         "drawing",
@@ -30,6 +30,7 @@ LAYERS = [
     {"checkpoint", "steps", "sources", "weight_files"},
     {
         "train",
+        "validation",
         "evaluate",
         "predict",
         "convert_weights",
@@ -48,7 +49,8 @@ WITHIN = {
     "synthetic": {"portrait", "drawing"},
     "data": {"folders", "synthetic"},
     "steps": set(),
-    "train": {"evaluate", "plan"},
+    "train": {"evaluate", "plan", "validation"},
+    "validation": {"evaluate"},
     "convert_weights": {"verify"},
 }
 # data's command line, which imports it inside main().
@@ -57,6 +59,7 @@ WITHOUT_JAX = {
     "classes",
     "config",
     "files",
+    "faults",
     "images",
     "folders",
     "drawing",

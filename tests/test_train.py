@@ -64,7 +64,7 @@ def run(config: Config) -> tuple[int, str]:
 def last_state(config: Config) -> TrainState:
     checkpoints = Checkpoints(config.workdir)
     assert checkpoints.latest_step() == config.steps
-    return checkpoints.restore(init_state(config, make_mesh()), make_train_loader(config))
+    return checkpoints.restore(init_state(config, make_mesh()), make_train_loader(config))[0]
 
 
 def rows(config: Config, prefix: str = "") -> list[dict[str, Any]]:

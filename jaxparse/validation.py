@@ -1,0 +1,89 @@
+"""Evaluation within a training run: the log's val rows and the weights of the best step."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.progress import Progress
+
+from jaxparse.checkpoint import BEST_EMA_WEIGHTS, BEST_WEIGHTS, flatten, save_weights
+from jaxparse.classes import NAMES
+from jaxparse.config import Config
+from jaxparse.data import EvalLoader
+from jaxparse.evaluate import evaluate
+from jaxparse.faults import writing
+from jaxparse.logs import MetricsLog
+from jaxparse.metrics import Scores, scores
+from jaxparse.steps import TrainState, make_eval_step
+
+
+class StoppedError(Exception):
+    """An evaluation was broken off: the run is to stop."""
+
+
+class Evaluation:
+    """Scores the network on the val pictures; keeps the weights of the best evaluation."""
+
+    def __init__(
+        self, config: Config, loader: EvalLoader, log: MetricsLog, bar: Progress, stops: list[int]
+    ) -> None:
+        self.config, self.loader, self.log, self.bar, self.stops = config, loader, log, bar, stops
+        self.eval_step = make_eval_step(config)
+        self.task = bar.add_task("evaluating", total=len(loader.source), visible=False)
+
+    def is_due(self, step: int) -> bool:
+        """Whether the network is evaluated after `step`."""
+        return step % self.config.eval_every == 0 or step == self.config.steps
+
+    def is_missing(self, step: int) -> bool:
+        """Whether the run ended between the checkpoint after `step` and its evaluation's end."""
+        return step > 0 and self.is_due(step) and not self.log.has("val/mIoU", step)
+
+    def __call__(self, state: TrainState, step: int) -> Scores | None:
+        """The scores after `step`, None if the run is to stop meanwhile.
+
+        If the run has a moving average of the weights, that is scored as well: `val_ema`.
+        """
+        weights = {"params": state.params, "batch_stats": state.batch_stats}
+        try:
+            if state.ema:
+                self.score(state.ema, step, "val_ema", BEST_EMA_WEIGHTS)
+            return self.score(weights, step, "val", BEST_WEIGHTS)
+        except StoppedError:
+            return None
+
+    def score(self, weights: dict[str, dict[str, Any]], step: int, name: str, file: str) -> Scores:
+        """The scores of `weights`, logged; the best ones so far go to `file`."""
+        confusion = evaluate(self.eval_step, **weights, loader=self.loader, advance=self.advance)
+        result = scores(confusion)
+        means = result.means()
+        if means["mIoU"] > self.log.best(f"{name}/mIoU"):
+            source = f"step {step} of {self.config.workdir}: {name} mIoU {100 * means['mIoU']:.2f}"
+            arrays = flatten(weights["params"]) | flatten(weights["batch_stats"])
+            with writing(file, self.config.workdir, "the one before and the checkpoints are kept"):
+                path = Path(self.config.workdir) / file
+                save_weights(path, jax.device_get(arrays), self.config, source)
+        if name == "val":
+            # First, so that who reads along finds them once the means are there. Without the
+            # classes that do not occur: JSON has no NaN.
+            per_class = zip(NAMES, result.iou, strict=True)
+            self.log.write(step, "IoU", {k: float(v) for k, v in per_class if not math.isnan(v)})
+        self.log.write(step, name, means)
+        line = evaluation_line(step, name, result)
+        self.bar.console.print(line, soft_wrap=True, highlight=False)
+        return result
+
+    def advance(self, done: int) -> None:
+        """Moves the bar, which hides when it is full."""
+        self.bar.update(self.task, completed=done, visible=done < len(self.loader.source))
+        # Of several processes one alone must not leave.
+        if self.stops and jax.process_count() == 1:
+            raise StoppedError
+
+
+def evaluation_line(step: int, name: str, result: Scores) -> str:
+    """One line for the terminal."""
+    means = "  ".join(f"{name} {100 * value:.2f}" for name, value in result.means().items())
+    average = " of the moving average" if name == "val_ema" else ""
+    return f"evaluation{average} after step {step}: {means}"
