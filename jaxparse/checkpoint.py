@@ -186,11 +186,35 @@ class Checkpoints:
 
     def restore(self, state: Any, loader: grain.DatasetIterator) -> Any:  # noqa: ANN401
         """The newest TrainState, shaped and placed like `state`; `loader` is moved to its place."""
+        step = self.latest_step()
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         args = {"state": ocp.args.StandardRestore(abstract), "data": CheckpointRestore(loader)}
-        return self.manager.restore(self.latest_step(), args=ocp.args.Composite(**args)).state
+        data = self.manager.directory / str(step) / "data"
+        if not (data / _data_file(jax.process_index(), jax.process_count())).exists():
+            _divide_anew(data, loader)
+            del args["data"]
+        return self.manager.restore(step, args=ocp.args.Composite(**args)).state
 
     def close(self) -> None:
         """Waits until all is on disk."""
         self.manager.wait_until_finished()
         self.manager.close()
+
+
+def _data_file(index: int, count: int | str) -> str:
+    """Where grain keeps the place in the data of one of `count` processes."""
+    return f"process_{index}-of-{count}.json"
+
+
+def _divide_anew(data: Path, loader: grain.DatasetIterator) -> None:
+    """Moves `loader` to the place that another number of processes have saved in `data`.
+
+    Together they have taken all pictures up to there, each the same number.
+    """
+    counts = [int(path.stem.rsplit("-", 1)[1]) for path in data.glob(_data_file(0, "*"))]
+    if len(counts) != 1:
+        raise ValueError(
+            f"{data} holds no place in the data; delete that checkpoint, {data.parent}"
+        )
+    taken = json.loads((data / _data_file(0, counts[0])).read_text())["next_index"] * counts[0]
+    loader.set_state({"next_index": taken // jax.process_count()})

@@ -6,7 +6,7 @@ import json
 import runpy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxparse.files import atomic_path
 
@@ -15,6 +15,8 @@ SYNTHETIC = "synthetic"  # the data_dir of the built-in drawn faces
 
 # Fields that may differ between a run and its continuation: none changes what is learnt.
 FREE_FIELDS = ("workdir", "num_workers", "log_every", "eval_every")
+
+F = TypeVar("F")
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,11 @@ def load_experiment(name: str) -> Config:
     return config if config.workdir else dataclasses.replace(config, workdir=f"runs/{path.stem}")
 
 
+@dataclass(frozen=True)
+class NoFlags:
+    """Of a command whose flags are those of an experiment alone."""
+
+
 def parse_experiment(
     prog: str, description: str, args: list[str] | None = None
 ) -> tuple[str, Config]:
@@ -115,6 +122,13 @@ def parse_experiment(
 
     Raises ValueError for an unknown experiment or a value out of range.
     """
+    return parse_with_flags(prog, description, NoFlags, args)[:2]
+
+
+def parse_with_flags(
+    prog: str, description: str, extra: type[F], args: list[str] | None = None
+) -> tuple[str, Config, F]:
+    """As `parse_experiment`, and a dataclass whose fields are flags of the command, not the run."""
     import tyro  # here, so that the workers that only read Config start faster
 
     @dataclass(frozen=True)
@@ -122,14 +136,15 @@ def parse_experiment(
         exp: str
         """Experiment: NAME of experiments/NAME.py, or the path of such a file."""
         config: tyro.conf.OmitArgPrefixes[Config]
+        flags: tyro.conf.OmitArgPrefixes[extra]
 
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--exp", default=tyro.MISSING)
     exp = finder.parse_known_args(args)[0].exp
     config = Config() if exp is tyro.MISSING else load_experiment(exp)
-    default = Arguments(exp, config)
+    default = Arguments(exp, config, extra())
     arguments = tyro.cli(Arguments, prog=prog, description=description, args=args, default=default)
-    return arguments.exp, arguments.config
+    return arguments.exp, arguments.config, arguments.flags
 
 
 def parse_config(prog: str, description: str, args: list[str] | None = None) -> Config:

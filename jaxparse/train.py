@@ -23,8 +23,9 @@ from rich.table import Table
 
 from jaxparse.checkpoint import BEST_WEIGHTS, Checkpoints, flatten, load_weights, save_weights
 from jaxparse.cli import INTERRUPTED, progress_bar, run
-from jaxparse.config import Config, differing_fields, parse_experiment, read_config, save_config
+from jaxparse.config import Config, differing_fields, parse_with_flags, read_config, save_config
 from jaxparse.data import EvalLoader, make_eval_loader, make_train_loader
+from jaxparse.distributed import Processes, StopVote, joined
 from jaxparse.evaluate import evaluate, scores_table, write_examples
 from jaxparse.logs import MetricsLog
 from jaxparse.metrics import Scores, scores
@@ -37,6 +38,7 @@ from jaxparse.steps import (
     make_mesh,
     make_train_step,
     replicated,
+    require_shards,
     shard_batch,
     use_compilation_cache,
 )
@@ -168,7 +170,7 @@ class Evaluation:
         confusion = evaluate(self.eval_step, state.params, state.batch_stats, self.loader, advance)
         result = scores(confusion)
         means = result.means()
-        if means["mIoU"] > self.log.best("val/mIoU"):
+        if self.log.is_main and means["mIoU"] > self.log.best("val/mIoU"):
             source = f"step {step} of {self.config.workdir}: val mIoU {100 * means['mIoU']:.2f}"
             save_weights(
                 Path(self.config.workdir) / BEST_WEIGHTS,
@@ -217,14 +219,15 @@ def train(config: Config, console: Console, exp: str = "NAME") -> int:
     require_same_run(config)
     weights = find_init_weights(config, exp)
     mesh, processes = make_mesh(), (jax.process_index(), jax.process_count())
-    if config.batch_size % mesh.size:
-        raise ValueError(f"batch_size is {config.batch_size}, no multiple of {mesh.size} devices")
+    is_main = jax.process_index() == 0
+    require_shards(config, mesh)
     loader = make_train_loader(config, *processes)
     val_loader = make_eval_loader(config, "val", *processes)
     state = start_state(config, mesh, weights)
     console.print(parameters_table(state))
 
-    save_config(config, config.workdir)
+    if is_main:
+        save_config(config, config.workdir)
     train_step = make_train_step(config)
     with ExitStack() as stack:
         checkpoints = stack.enter_context(closing(Checkpoints(config.workdir)))
@@ -232,10 +235,9 @@ def train(config: Config, console: Console, exp: str = "NAME") -> int:
         if first:
             state = checkpoints.restore(state, loader)
             console.print(f"going on after step {first} of {config.workdir}")
-        is_main = jax.process_index() == 0
         log = stack.enter_context(closing(MetricsLog(config.workdir, first, is_main)))
         evaluation = Evaluation(config, val_loader, log)
-        stops = stack.enter_context(stop_requests())
+        stops, vote = stack.enter_context(stop_requests()), StopVote(mesh)
         bar = stack.enter_context(progress_bar(console))
         training = bar.add_task("training", total=config.steps, completed=first)
         evaluating = bar.add_task("evaluating", total=len(val_loader.source), visible=False)
@@ -246,7 +248,7 @@ def train(config: Config, console: Console, exp: str = "NAME") -> int:
             if interval:
                 require_finite(interval[-1], step - 1, checkpoints)
             interval.append(metrics)
-            stopping = bool(stops)
+            stopping = vote(bool(stops))
             evaluates = step % config.eval_every == 0 or step == config.steps
             if step % config.log_every == 0 or evaluates or stopping:
                 require_finite(metrics, step, checkpoints)
@@ -269,7 +271,7 @@ def train(config: Config, console: Console, exp: str = "NAME") -> int:
     elif step < config.steps:
         console.print(f"stopped and saved after step {step}; the same command goes on from there")
         return INTERRUPTED
-    else:
+    elif is_main:
         finish(config, state, result, val_loader, console)
     return 0
 
@@ -277,8 +279,10 @@ def train(config: Config, console: Console, exp: str = "NAME") -> int:
 def main() -> int:
     """Command line: `--exp NAME` and every field of its Config."""
     use_compilation_cache()
-    exp, config = parse_experiment("python -m jaxparse.train", "Trains a network.")
-    return train(config, Console(), exp)
+    about = "python -m jaxparse.train", "Trains a network."
+    exp, config, processes = parse_with_flags(*about, Processes)
+    with joined(processes):
+        return train(config, Console(quiet=jax.process_index() > 0), exp)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ LAYERS = [
         "overlay",
     }
     | {name for name in MODULES if name.startswith("models")},
-    {"checkpoint", "steps", "sources", "weight_files"},
+    {"checkpoint", "steps", "sources", "weight_files", "distributed"},
     {"train", "evaluate", "predict", "convert_weights", "verify", "benchmark", "check_data"},
 ]
 # What a layer may import of itself: importer -> imported.
