@@ -28,6 +28,7 @@ CLUSTERS = {
 }
 # In the errors of collectives, checkpoints and shutdown when another process is gone.
 PEER_GONE = re.compile("gloo|nccl|connection (closed|reset)|coordination|barrier", re.IGNORECASE)
+VOTE_EVERY = 10  # steps; a vote lets the device idle for the milliseconds until the next step
 AGAIN = "start all processes again with the same command: it goes on from the last checkpoint"
 
 
@@ -74,12 +75,12 @@ def joined(processes: Processes) -> Iterator[None]:
         yield
         return
     _initialize(processes)
-    with _message_if_aborted():
-        try:
+    try:
+        with _message_if_aborted():
             yield
             jax.distributed.shutdown()  # waits until all have come here
-        except BaseException as error:  # noqa: BLE001
-            _leave(error)
+    except BaseException as error:
+        _leave(error)
 
 
 def _initialize(processes: Processes) -> None:
@@ -120,7 +121,7 @@ def _leave(error: BaseException) -> None:
         error = ValueError(f"a process is gone, as {here} sees by {str(error)[:300]!r}; {AGAIN}")
     try:
         code = report(error)
-    except BaseException:  # noqa: BLE001 a bug
+    except BaseException:  # a bug
         traceback.print_exc()
         code = 1
     sys.stdout.flush()
@@ -133,22 +134,19 @@ def _leave(error: BaseException) -> None:
 
 
 class StopVote:
-    """Lets all processes stop after the same step.
-
-    With several, a request is answered in the next call: the vote of the last one has been counted
-    with the step before, so that no step waits for it.
-    """
+    """Lets all processes stop after the same step, if one of them is asked to."""
 
     def __init__(self, mesh: Mesh) -> None:
         self._sharding = NamedSharding(mesh, PartitionSpec("data"))
         self._any = jax.jit(lambda votes: votes.any())
-        self._pending = np.False_
 
-    def __call__(self, wanted: bool) -> bool:
-        """Whether to stop now, the same answer in every process; called once a step by all."""
+    def __call__(self, wanted: bool, step: int, result: jax.Array) -> bool:
+        """Whether to stop after `step`, whose `result` is given: the same in every process."""
         if jax.process_count() == 1:
             return wanted
-        stop = bool(self._pending)
+        if step % VOTE_EVERY:
+            return False
+        # gloo mixes up the messages of two programs that run at a time.
+        result.block_until_ready()
         votes = np.full(jax.local_device_count(), wanted)
-        self._pending = self._any(jax.make_array_from_process_local_data(self._sharding, votes))
-        return stop
+        return bool(self._any(jax.make_array_from_process_local_data(self._sharding, votes)))

@@ -248,7 +248,7 @@ def train(config: Config, console: Console, exp: str = "NAME") -> int:
             if interval:
                 require_finite(interval[-1], step - 1, checkpoints)
             interval.append(metrics)
-            stopping = vote(bool(stops))
+            stopping = vote(bool(stops), step, metrics.loss)
             evaluates = step % config.eval_every == 0 or step == config.steps
             if step % config.log_every == 0 or evaluates or stopping:
                 require_finite(metrics, step, checkpoints)
