@@ -257,7 +257,12 @@ class Checkpoints:
 
     def _read(self, step: int, state: Any, loader: grain.DatasetIterator) -> Any:  # noqa: ANN401
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, used_fields(state))
-        args = {"state": ocp.args.StandardRestore(abstract), "data": CheckpointRestore(loader)}
+        args = {"state": ocp.args.StandardRestore(abstract)}
+        data = self.folder / str(step) / "data"
+        if (data / _data_file(jax.process_index(), jax.process_count())).exists():
+            args["data"] = CheckpointRestore(loader)
+        else:
+            _divide_anew(data, loader)
         restored = self.manager.restore(step, args=ocp.args.Composite(**args))
         return state._replace(**restored.state)
 
@@ -279,3 +284,22 @@ class Checkpoints:
         """Waits until all is on disk. Raises OSError if the last could not be written."""
         self.latest_step()
         self.manager.close()
+
+
+def _data_file(index: int, count: int | str) -> str:
+    """Where grain keeps the place in the data of one of `count` processes."""
+    return f"process_{index}-of-{count}.json"
+
+
+def _divide_anew(data: Path, loader: grain.DatasetIterator) -> None:
+    """Moves `loader` to the place that another number of processes have saved in `data`.
+
+    Together they have taken all pictures up to there, each the same number.
+    """
+    counts = [int(path.stem.rsplit("-", 1)[1]) for path in data.glob(_data_file(0, "*"))]
+    if len(counts) != 1:
+        raise ValueError(
+            f"{data} holds no place in the data; delete that checkpoint, {data.parent}"
+        )
+    taken = json.loads((data / _data_file(0, counts[0])).read_text())["next_index"] * counts[0]
+    loader.set_state({"next_index": taken // jax.process_count()})

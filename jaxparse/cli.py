@@ -27,13 +27,20 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """
     try:
         code = main() or 0
-    except (OSError, ValueError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        code = 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = INTERRUPTED
+    except BaseException as error:
+        code = report(error)
     raise SystemExit(code)
+
+
+def report(error: BaseException) -> int:
+    """Prints the line of an error that users can mend, or raises it; returns the exit code."""
+    if isinstance(error, (OSError, ValueError)):
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 1
+    if isinstance(error, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    raise error
 
 
 class RateColumn(ProgressColumn):

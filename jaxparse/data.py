@@ -167,31 +167,26 @@ def make_train_loader(
     """Endless batches {"image": uint8 [B, S, S, 3], "label": uint8 [B, S, S]} of this process.
 
     B is batch_size / process_count. Every epoch is a new order, a function of config.seed and the
-    epoch; each process takes every process_count-th picture of it, and the remainder of that
-    division (fewer than process_count pictures) is left out. Batches run across the epochs' ends.
-    get_state() is a dict that JSON can hold and set_state() continues exactly there. With `warn`
-    unreadable pictures are replaced, as SkippingSource does; else they raise ValueError.
+    epoch, and the epochs are one endless row, of which each process takes every process_count-th
+    picture: the processes' batches are together the batch of a single process. get_state() is a
+    dict that JSON can hold, {"next_index": pictures}, and set_state() continues exactly there. With
+    `warn` unreadable pictures are replaced, as SkippingSource does; else they raise ValueError.
     """
     # Here, not at the top: grain imports jax, which the rest of this module does without.
     import grain
 
     source = make_source(config, "train", resize_label=True, keep_bad=warn is not None)
-    if len(source) < process_count:
-        raise ValueError(
-            f"{source} has fewer pictures than the {process_count} processes; add pictures"
-        )
     if warn:
         source = SkippingSource(source, warn)
     batch_size = _share(config.batch_size, process_count)
     # grain seeds epoch e with seed + e: without the hash, seed 1 would be seed 0 an epoch later.
     seed = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
-    whole = len(source) - len(source) % process_count
     read_options = grain.ReadOptions(
         num_threads=config.num_workers,
         prefetch_buffer_size=max(2 * batch_size, config.num_workers),
     )
-    pictures = grain.MapDataset.source(source).shuffle(seed)
-    pictures = pictures.slice(slice(process_index, whole, process_count)).repeat()
+    pictures = grain.MapDataset.source(source).shuffle(seed).repeat()
+    pictures = pictures.slice(slice(process_index, None, process_count))
     pictures = pictures.map(lambda example: {key: example[key] for key in ("image", "label")})
     return iter(pictures.to_iter_dataset(read_options).batch(batch_size))
 

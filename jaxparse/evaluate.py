@@ -37,6 +37,7 @@ from jaxparse.steps import (
     make_logits_step,
     make_mesh,
     replicated,
+    require_shards,
     shard_batch,
     use_compilation_cache,
 )
@@ -118,8 +119,10 @@ def evaluate_network(
     config, params, batch_stats = load_network(workdir, exp, weights)
     given = {"data_dir": data_dir, "batch_size": batch_size, "num_workers": num_workers}
     config = dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
+    mesh = make_mesh()
+    require_shards(config.batch_size, mesh)
     loader = make_eval_loader(config, split)
-    params, batch_stats = jax.device_put((params, batch_stats), replicated(make_mesh()))
+    params, batch_stats = jax.device_put((params, batch_stats), replicated(mesh))
     with cli.progress_bar(Console(stderr=True)) as progress:
         task = progress.add_task("evaluating", total=len(loader.source))
         advance = partial(progress.update, task)

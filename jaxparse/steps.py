@@ -6,6 +6,7 @@ along it, everything else is replicated, and jit inserts the communication.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,6 +67,15 @@ def use_compilation_cache() -> None:
 def make_mesh() -> Mesh:
     """A mesh of one axis over all devices."""
     return jax.make_mesh((jax.device_count(),), ("data",), (jax.sharding.AxisType.Auto,))
+
+
+def require_shards(count: int, mesh: Mesh) -> None:
+    """Raises ValueError unless `count` pictures at a time divide among the devices."""
+    if count % mesh.size:
+        raise ValueError(
+            f"{count} pictures at a time are no multiple of {mesh.size} devices; give another "
+            "--batch-size"
+        )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -261,4 +271,19 @@ def make_eval_step(config: Config) -> Callable[..., Array]:
         counts = jax.lax.map(lambda picture: confusion_matrix(*picture), (label, predictions))
         return counts.sum(0)
 
-    return jax.jit(eval_step)
+    mesh, everywhere, shards = make_mesh(), PartitionSpec(), PartitionSpec("data")
+    if mesh.size == 1:
+        return jax.jit(eval_step)
+
+    # A loop over the pictures of all devices would gather them on each.
+    @partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(everywhere, everywhere, shards),
+        out_specs=everywhere,
+        check_vma=False,
+    )
+    def sharded_step(params: dict[str, Any], batch_stats: dict[str, Any], batch: Batch) -> Array:
+        return jax.lax.psum(eval_step(params, batch_stats, batch), "data")
+
+    return jax.jit(sharded_step)

@@ -8,6 +8,7 @@ import math
 import time
 from collections import deque
 from contextlib import ExitStack, closing, nullcontext
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from jaxparse.checkpoint import BEST_EMA_WEIGHTS, BEST_WEIGHTS, Checkpoints, loa
 from jaxparse.cli import INTERRUPTED, progress_bar, run
 from jaxparse.config import Config, differing_fields, parse_arguments, read_config, save_config
 from jaxparse.data import EvalLoader, make_eval_loader, make_train_loader
+from jaxparse.distributed import Processes, StopVote, joined
 from jaxparse.evaluate import scores_table, write_examples
 from jaxparse.faults import quiet_aftermath, sole_run, stop_requests, writing
 from jaxparse.logs import MetricsLog
@@ -34,10 +36,19 @@ from jaxparse.steps import (
     make_mesh,
     make_train_step,
     replicated,
+    require_shards,
     shard_batch,
     use_compilation_cache,
 )
 from jaxparse.validation import Evaluation
+
+
+@dataclass(frozen=True)
+class Options:
+    """Flags of this command beside the fields of Config."""
+
+    planning: PlanOptions = PlanOptions()
+    processes: Processes = Processes()
 
 
 class NonFiniteLossError(ValueError):
@@ -182,12 +193,7 @@ def train(config: Config, console: Console, exp: str = "NAME") -> int:
     """
     weights = find_init_weights(config, exp)
     mesh = make_mesh()
-    part = config.batch_size // config.accumulate_steps
-    if part % mesh.size:
-        raise ValueError(
-            f"{part} pictures at a time (batch_size / accumulate_steps) are no multiple of "
-            f"{mesh.size} devices; give another --batch-size"
-        )
+    require_shards(config.batch_size // config.accumulate_steps, mesh)
     with sole_run(config.workdir) if jax.process_index() == 0 else nullcontext():
         require_same_run(config)
         return train_alone(config, console, mesh, weights)
@@ -204,7 +210,8 @@ def train_alone(config: Config, console: Console, mesh: Mesh, weights: Path | No
     console.print(parameters_table(state))
 
     with writing("config.json", config.workdir, "what was there is kept"):
-        save_config(config, config.workdir)
+        if is_main:
+            save_config(config, config.workdir)
     train_step = make_train_step(config)
     with ExitStack() as stack:
         checkpoints = stack.enter_context(closing(Checkpoints(config.workdir)))
@@ -213,9 +220,9 @@ def train_alone(config: Config, console: Console, mesh: Mesh, weights: Path | No
             console.print(f"warning: {fault}", soft_wrap=True, highlight=False)
         if first:
             console.print(f"going on after step {first} of {config.workdir}")
-        step = first
+        step, stopping = first, False
         log = stack.enter_context(closing(MetricsLog(config.workdir, first, is_main)))
-        stops = stack.enter_context(stop_requests())
+        stops, vote = stack.enter_context(stop_requests()), StopVote(mesh)
         bar = stack.enter_context(progress_bar(console))
         training = bar.add_task("training", total=config.steps, completed=first)
         evaluation = Evaluation(config, val_loader, log, bar, stops)
@@ -230,7 +237,7 @@ def train_alone(config: Config, console: Console, mesh: Mesh, weights: Path | No
             if interval:
                 require_finite(interval[-1], step - 1, checkpoints)
             interval.append(metrics)
-            stopping = bool(stops)
+            stopping = vote(bool(stops), step, metrics.loss)
             evaluates = evaluation.is_due(step)
             if step % config.log_every == 0 or evaluates or stopping:
                 require_finite(metrics, step, checkpoints)
@@ -253,8 +260,9 @@ def train_alone(config: Config, console: Console, mesh: Mesh, weights: Path | No
             if stopping:
                 break
     if result is not None:
-        finish(config, state, result, val_loader, console)
-    elif stops:
+        if is_main:
+            finish(config, state, result, val_loader, console)
+    elif stops or stopping:
         console.print(f"stopped and saved after step {step}; the same command goes on from there")
         return INTERRUPTED
     else:
@@ -263,17 +271,18 @@ def train_alone(config: Config, console: Console, mesh: Mesh, weights: Path | No
 
 
 def main() -> int:
-    """Command line: `--exp NAME`, every field of its Config, and `--plan`."""
+    """Command line: `--exp NAME`, every field of its Config, and `Options`."""
     about = ("python -m jaxparse.train", "Trains a network.")
-    exp, config, options = parse_arguments(*about, PlanOptions())
-    if options.plan:
+    exp, config, options = parse_arguments(*about, Options())
+    if options.planning.plan:
         compile_only()
-        return plan_run(config, exp, options.device, Console())
-    if options != PlanOptions():
+        return plan_run(config, exp, options.planning.device, Console())
+    if options.planning != PlanOptions():
         raise ValueError("--device is the device of a --plan; training takes those that JAX finds")
     use_compilation_cache()
     quiet_aftermath()
-    return train(config, Console(), exp)
+    with joined(options.processes):
+        return train(config, Console(quiet=jax.process_index() > 0), exp)
 
 
 if __name__ == "__main__":

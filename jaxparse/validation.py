@@ -58,7 +58,7 @@ class Evaluation:
         confusion = evaluate(self.eval_step, **weights, loader=self.loader, advance=self.advance)
         result = scores(confusion)
         means = result.means()
-        if means["mIoU"] > self.log.best(f"{name}/mIoU"):
+        if self.log.is_main and means["mIoU"] > self.log.best(f"{name}/mIoU"):
             source = f"step {step} of {self.config.workdir}: {name} mIoU {100 * means['mIoU']:.2f}"
             arrays = flatten(weights["params"]) | flatten(weights["batch_stats"])
             with writing(file, self.config.workdir, "the one before and the checkpoints are kept"):

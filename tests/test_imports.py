@@ -27,7 +27,7 @@ LAYERS = [
         "overlay",
     }
     | {name for name in MODULES if name.startswith("models")},
-    {"checkpoint", "steps", "sources", "weight_files"},
+    {"checkpoint", "steps", "sources", "weight_files", "distributed"},
     {
         "train",
         "validation",

@@ -1,0 +1,152 @@
+"""Several processes, on one host or many, as one program: how they meet, stop and fail together.
+
+A process that dies must not leave the others waiting. On CPUs gloo's connections break at once and
+raise; where a collective hangs instead (NCCL, a host that is gone), jax's heartbeat aborts the
+process. Either way one line says so.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxparse.cli import report
+
+# What jax reads: a variable that tells it of its cluster, and the number of processes there.
+CLUSTERS = {
+    "SLURM_STEP_NODELIST": "SLURM_NTASKS",
+    "OMPI_MCA_orte_hnp_uri": "OMPI_COMM_WORLD_SIZE",
+}
+# In the errors of collectives, checkpoints and shutdown when another process is gone.
+PEER_GONE = re.compile("gloo|nccl|connection (closed|reset)|coordination|barrier", re.IGNORECASE)
+VOTE_EVERY = 10  # steps; a vote lets the device idle for the milliseconds until the next step
+AGAIN = "start all processes again with the same command: it goes on from the last checkpoint"
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How this process meets the others of its run. Under SLURM and Open MPI nothing is needed."""
+
+    coordinator: str = ""
+    """HOST:PORT of process 0, if the run has several processes; SLURM and Open MPI tell it."""
+    num_processes: int = 0
+    """Processes of the run, with --coordinator."""
+    process_id: int = -1
+    """Number of this process, from 0, with --coordinator."""
+    heartbeat_seconds: int = 50
+    """Seconds of silence after which a process counts as dead, which ends the run."""
+
+    def __post_init__(self) -> None:
+        given = bool(self.coordinator), self.num_processes > 0, self.process_id >= 0
+        if any(given) and not all(given):
+            raise ValueError("give --coordinator, --num-processes and --process-id together")
+        if all(given) and self.process_id >= self.num_processes:
+            raise ValueError(
+                f"process_id is {self.process_id}; it must be below the {self.num_processes} "
+                "processes, the first is 0"
+            )
+
+
+def in_cluster() -> bool:
+    """Whether the environment says that this is one of several processes of a cluster's job."""
+    return any(
+        name in os.environ and int(os.environ.get(count, 1)) > 1 for name, count in CLUSTERS.items()
+    )
+
+
+@contextmanager
+def joined(processes: Processes) -> Iterator[None]:
+    """The block runs as one of several processes, if flags or the cluster say so.
+
+    An error in the block then ends this process at once, with its line on stderr and exit code 1:
+    waiting for the others, as the interpreter's end would, is waiting for a process that is gone
+    or that waits for this one.
+    """
+    if not processes.coordinator and not in_cluster():
+        yield
+        return
+    _initialize(processes)
+    try:
+        with _message_if_aborted():
+            yield
+            jax.distributed.shutdown()  # waits until all have come here
+    except BaseException as error:
+        _leave(error)
+
+
+def _initialize(processes: Processes) -> None:
+    # It would swallow SIGTERM; `StopVote` does its work, for Ctrl-C as well.
+    jax.config.update("jax_enable_preemption_service", False)
+    address = {}
+    if processes.coordinator:
+        address = {
+            "coordinator_address": processes.coordinator,
+            "num_processes": processes.num_processes,
+            "process_id": processes.process_id,
+        }
+    heartbeat = processes.heartbeat_seconds
+    try:
+        jax.distributed.initialize(**address, heartbeat_timeout_seconds=heartbeat)
+    except RuntimeError as error:
+        raise ValueError(f"could not meet the other processes: {error}") from error
+
+
+@contextmanager
+def _message_if_aborted() -> Iterator[None]:
+    """Prints a line if this process ends inside the block without coming to Python again."""
+    message = f"error: a process is gone, and this one, {jax.process_index()}, with it; {AGAIN}"
+    # jax aborts from a thread of C++: only another process can have the last word. It waits for a
+    # line that never comes if the pipe breaks.
+    script = 'trap "" INT TERM HUP; read -r line || echo "$0" >&2'
+    with subprocess.Popen(["sh", "-c", script, message], stdin=subprocess.PIPE) as watcher:
+        try:
+            yield
+        finally:
+            watcher.communicate(b"ended by itself\n")
+
+
+def _leave(error: BaseException) -> None:
+    """Reports the error and ends the process."""
+    if PEER_GONE.search(str(error)):
+        here = jax.process_index()
+        error = ValueError(f"a process is gone, as {here} sees by {str(error)[:300]!r}; {AGAIN}")
+    try:
+        code = report(error)
+    except BaseException:  # a bug
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if jax.process_index() == 0:
+        # With the coordinator gone jax aborts the others, who may have an error of their own to
+        # tell: bad flags are bad in every process.
+        time.sleep(2)
+    os._exit(code)
+
+
+class StopVote:
+    """Lets all processes stop after the same step, if one of them is asked to."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._sharding = NamedSharding(mesh, PartitionSpec("data"))
+        self._any = jax.jit(lambda votes: votes.any())
+
+    def __call__(self, wanted: bool, step: int, result: jax.Array) -> bool:
+        """Whether to stop after `step`, whose `result` is given: the same in every process."""
+        if jax.process_count() == 1:
+            return wanted
+        if step % VOTE_EVERY:
+            return False
+        # gloo mixes up the messages of two programs that run at a time.
+        result.block_until_ready()
+        votes = np.full(jax.local_device_count(), wanted)
+        return bool(self._any(jax.make_array_from_process_local_data(self._sharding, votes)))
