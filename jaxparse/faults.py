@@ -76,8 +76,8 @@ def writing(what: str, folder: str | Path, kept: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise OSError(
-            f"cannot write {what} to {folder} ({reason(error)}); {kept}: make room there (or give "
-            "back the permission), then the same command goes on"
+            f"cannot write {what} to {folder} ({reason(error)}); {kept}: free space there or mend "
+            "the cause, then the same command goes on"
         ) from error
 
 

@@ -185,8 +185,8 @@ def test_full_disk_keeps_the_last_checkpoint_and_goes_on_once_there_is_room(
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert str(error.value) == (
         f"cannot write the checkpoint after step 4 to {config.workdir}/checkpoints (File too "
-        "large); the checkpoint after step 2 is kept: make room there (or give back the "
-        "permission), then the same command goes on"
+        "large); the checkpoint after step 2 is kept: free space there or mend the "
+        "cause, then the same command goes on"
     )
     code, screen = run(config)
     assert code == 0
