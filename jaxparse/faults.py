@@ -12,7 +12,8 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
+from typing import Any
 
 SUMS = "crc32.json"  # in a sealed folder: of what is in its folders
 
@@ -75,8 +76,8 @@ def writing(what: str, folder: str | Path, kept: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise OSError(
-            f"cannot write {what} to {folder} ({reason(error)}); {kept}: make room there (or give "
-            "back the permission), then the same command goes on"
+            f"cannot write {what} to {folder} ({reason(error)}); {kept}: free space there or mend "
+            "the cause, then the same command goes on"
         ) from error
 
 
@@ -99,13 +100,13 @@ def quiet_aftermath() -> None:
     """
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    show = sys.excepthook
+    show = sys.unraisablehook
 
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if str(error) != "Event loop is closed":
-            show(kind, error, trace)
+    def hook(unraisable: Any) -> None:  # noqa: ANN401
+        if str(unraisable.exc_value) != "Event loop is closed":
+            show(unraisable)
 
-    sys.excepthook = hook
+    sys.unraisablehook = hook
 
 
 def checksums(folder: Path) -> dict[str, int]:

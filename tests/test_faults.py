@@ -5,6 +5,7 @@ The runs are those of test_train.py, so that they share its compiled programs.
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -26,7 +27,7 @@ from jaxparse.checkpoint import BEST_WEIGHTS, Checkpoints, read_weights, save_we
 from jaxparse.cli import INTERRUPTED
 from jaxparse.config import Config
 from jaxparse.data import EvalLoader, SkippingSource, make_source, make_train_loader
-from jaxparse.faults import reason, sole_run
+from jaxparse.faults import quiet_aftermath, reason, sole_run
 from jaxparse.logs import MetricsLog
 from jaxparse.steps import TrainState, init_state, make_mesh
 from jaxparse.train import NonFiniteLossError
@@ -60,6 +61,8 @@ def assert_same_end(ours: Config, theirs: Config) -> None:
     scores = {row["step"]: row["val/mIoU"] for row in rows(ours, "val/")}
     assert len(scores) == len(rows(ours, "val/"))
     for row in rows(theirs, "val/"):
+        if row["step"] % ours.eval_every:
+            continue
         assert scores[row["step"]] == row["val/mIoU"]
     best = max(scores, key=scores.get)
     source = read_weights(Path(ours.workdir) / BEST_WEIGHTS)[1]["source"]
@@ -162,17 +165,19 @@ def test_full_disk_keeps_the_last_checkpoint_and_goes_on_once_there_is_room(
     whole: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(CONFIG, eval_every=2, workdir=str(tmp_path / "run"))
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # to be put back
+    quiet_aftermath()  # else pytest complains of a hundred traces
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(state: TrainState) -> TrainState:
-        Checkpoints(config.workdir).latest_step()
+        while not (Path(config.workdir) / "checkpoints" / "2").exists():
+            time.sleep(0.01)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
         return state
 
     with monkeypatch.context() as patch:
         before_step(patch, 4, fill)
         patch.setattr(Evaluation, "save_best", lambda *_: None)
-        patch.setattr(sys, "excepthook", lambda *_: None)
         try:
             with pytest.raises(OSError) as error:
                 run(config)
@@ -180,8 +185,8 @@ def test_full_disk_keeps_the_last_checkpoint_and_goes_on_once_there_is_room(
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert str(error.value) == (
         f"cannot write the checkpoint after step 4 to {config.workdir}/checkpoints (File too "
-        "large); the checkpoint after step 2 is kept: make room there (or give back the "
-        "permission), then the same command goes on"
+        "large); the checkpoint after step 2 is kept: free space there or mend the "
+        "cause, then the same command goes on"
     )
     code, screen = run(config)
     assert code == 0
@@ -242,7 +247,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(whole: Config, tmp_path
     )
     assert "going on after step 3" in screen
     assert {path.name for path in checkpoints.iterdir()} == {"3", "6", "6.corrupt"}
-    assert_same_end(config, replace(whole, workdir=whole.workdir))
+    assert_same_end(config, whole)
 
 
 @pytest.mark.parametrize("harm", ["truncate", "delete", "empty_item", "unsealed"])
@@ -330,10 +335,9 @@ def test_files_that_become_unreadable(
 
     before_step(monkeypatch, 1, spoil)
     if policy == "stop":
-        with pytest.raises(
-            ValueError, match=r"^cannot read (image|label) \S+/00[45].png \([^\n]*$"
-        ):
+        with pytest.raises(ValueError) as error:
             run(config)
+        assert re.match(r"cannot read (image|label) \S+/00[45].png \([^\n]*$", str(error.value))
         return
     code, screen = run(config)
     assert code == 0
@@ -343,7 +347,7 @@ def test_files_that_become_unreadable(
         f"skipped: cannot read image {bad[2]}",
         f"skipped: cannot read label {bad[1]}",
     ]
-    assert all(screen.count(str(path)) == 1 for path in bad)
+    assert all(screen.count(f"{path} (") == 1 for path in bad)
     # A resumed run finds them bad from the start, header and all.
     source = SkippingSource(make_source(config, "train", True, keep_bad=True), print)
     assert [source[index]["name"] for index in (3, 4, 5, 6)] == ["003", "006", "006", "006"]
