@@ -84,6 +84,7 @@ def compile_only() -> None:
     Without the compilation cache: what it holds for absent devices cannot be read.
     """
     os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # there may be no driver to ask
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # XLA too warns of what does not fit
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_compilation_cache", False)
 
