@@ -42,7 +42,7 @@ CONFIG = replace(
     learning_rate=1e-3,
     drop_path_rate=0.05,
     warmup_steps=20,
-    steps=100,
+    steps=200,
 )
 
 
@@ -66,7 +66,9 @@ class Training:
 
     def __init__(self, batches: list[Batch], **changes: Any) -> None:  # noqa: ANN401
         config = replace(CONFIG, **changes)
-        self.state = init_state(config, make_mesh())
+        self.state = init_state(CONFIG, make_mesh())
+        if config.precision == "float16":
+            self.state = self.state._replace(loss_scale=initial_loss_scale())
         lowered = make_train_step(config).lower(self.state, batches[0])
         self.step = lowered.compile(FAST_COMPILE)
         losses = []
@@ -78,7 +80,7 @@ class Training:
 
 @pytest.fixture(scope="module")
 def batches() -> list[Batch]:
-    return first_batches(CONFIG.steps)
+    return first_batches(100)
 
 
 @pytest.fixture(scope="module")
@@ -88,24 +90,29 @@ def float32(batches: list[Batch]) -> Training:
 
 @pytest.fixture(scope="module")
 def float16(batches: list[Batch]) -> Training:
-    return Training(batches, precision="float16", ema_decay=0.9)
+    return Training(batches, precision="float16")
 
 
-# Measured at batch 4: bfloat16 max 0.015, mean 0.0032; float16 max 0.016, mean 0.0033, while the
-# loss falls from 4.1 to 2.3.
-def assert_close_curve(ours: np.ndarray, theirs: np.ndarray) -> None:
-    assert theirs[-10:].mean() < theirs[0] - 1
-    assert abs(ours - theirs)[:10].max() < 5e-3
-    assert abs(ours - theirs).max() < 0.06
-    assert abs(ours - theirs).mean() < 0.012
+# Measured while the loss falls from 4.12 to 2.03, bfloat16: 0.012 over the first ten steps, 0.109
+# over all, mean 0.024; float16, which has 3 bits more: 0.004, 0.040, 0.010.
+def assert_close_curve(
+    ours: np.ndarray, theirs: np.ndarray, first: float, highest: float, mean: float
+) -> None:
+    assert theirs[-10:].mean() < theirs[0] - 1.5
+    distance = abs(ours - theirs)
+    assert distance[:10].max() < first
+    assert distance.max() < highest
+    assert distance.mean() < mean
 
 
 def test_bfloat16_learns_as_float32(batches: list[Batch], float32: Training) -> None:
-    assert_close_curve(Training(batches, precision="bfloat16").losses, float32.losses)
+    assert_close_curve(
+        Training(batches, precision="bfloat16").losses, float32.losses, 0.03, 0.3, 0.06
+    )
 
 
 def test_float16_learns_as_float32(float16: Training, float32: Training) -> None:
-    assert_close_curve(float16.losses, float32.losses)
+    assert_close_curve(float16.losses, float32.losses, 0.01, 0.12, 0.03)
     assert float16.state.loss_scale == (2.0**15, 100)
 
 
@@ -135,7 +142,7 @@ def test_overflow_halves_the_scale_skips_the_step_and_goes_on(
 
 def test_whole_state_is_donated(float16: Training) -> None:
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(float16.state))
-    assert size > 15 * 2**20  # weights, their average, two moments
+    assert size > 33 * 2**20  # 2,956,084 weights and their two moments
     assert float16.step.memory_analysis().alias_size_in_bytes == size
 
 
