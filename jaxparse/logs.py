@@ -6,7 +6,25 @@ from pathlib import Path
 
 from jaxparse.files import atomic_path
 
+METRICS = "metrics.jsonl"
 TENSORBOARD_DIR = "tensorboard"
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """The rows of a metrics.jsonl, oldest first, each with its `step`.
+
+    Skips lines that are no row: what a killed process left unfinished, or a running one has yet to.
+    """
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [row for line in lines if (row := _parse(line))]
+
+
+def _parse(line: str) -> dict[str, float] | None:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return row if isinstance(row, dict) and "step" in row else None
 
 
 class MetricsLog:
@@ -17,9 +35,9 @@ class MetricsLog:
     """
 
     def __init__(self, workdir: str | Path, step: int, is_main: bool = True) -> None:
-        self.path = Path(workdir) / "metrics.jsonl"
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        self.rows = [row for line in lines if (row := _parse(line)) and row["step"] <= step]
+        self.path = Path(workdir) / METRICS
+        rows = read_rows(self.path) if self.path.exists() else []
+        self.rows = [row for row in rows if row["step"] <= step]
         self.is_main = is_main
         if is_main:
             self._open(str(Path(workdir) / TENSORBOARD_DIR))
@@ -58,11 +76,3 @@ class MetricsLog:
         if self.is_main:
             self._file.close()
             self._writer.close()
-
-
-def _parse(line: str) -> dict[str, float] | None:
-    """The row, or None for a line that a killed process left unfinished."""
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        return None

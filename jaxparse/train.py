@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
@@ -29,6 +30,7 @@ from jaxparse.checkpoint import (
     load_weights,
     save_weights,
 )
+from jaxparse.classes import NAMES
 from jaxparse.cli import INTERRUPTED, progress_bar, run
 from jaxparse.config import Config, differing_fields, parse_arguments, read_config, save_config
 from jaxparse.data import EvalLoader, make_eval_loader, make_train_loader
@@ -112,9 +114,10 @@ def start_state(config: Config, mesh: Mesh, weights: Path | None) -> TrainState:
         return state
     loaded = load_weights(weights, config, state.params, state.batch_stats, allow_fresh=True)
     weights = dict(zip(("params", "batch_stats"), loaded, strict=True))
-    if state.ema:  # its own copies: the step donates both
-        state = state._replace(ema=jax.device_put(weights, replicated(mesh)))
-    return state._replace(**jax.device_put(weights, replicated(mesh)))
+    weights = jax.device_put(weights, replicated(mesh))
+    # Copied: the step donates both.
+    ema = jax.tree.map(jnp.copy, weights) if state.ema else None
+    return state._replace(**weights, ema=ema)
 
 
 def summarise(
@@ -203,6 +206,11 @@ class Evaluation:
             arrays = flatten(weights["params"]) | flatten(weights["batch_stats"])
             path = Path(self.config.workdir) / file
             save_weights(path, jax.device_get(arrays), self.config, source)
+        if name == "val":
+            # First, so that who reads along finds them once the means are there. Without the
+            # classes that do not occur: JSON has no NaN.
+            per_class = zip(NAMES, result.iou, strict=True)
+            self.log.write(step, "IoU", {k: float(v) for k, v in per_class if not math.isnan(v)})
         self.log.write(step, name, means)
         return result
 

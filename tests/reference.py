@@ -102,7 +102,8 @@ def experiment(name: str) -> Config:
 def converted(name: str) -> dict[str, np.ndarray]:
     """mmsegmentation's network `name` by this package's names, float32."""
     file = f"mmseg_{name}"
-    return convert(Path(file), state_dict(file), experiment(name)).arrays
+    arrays = convert(Path(file), state_dict(file), experiment(name)).arrays
+    return {key: np.ascontiguousarray(array) for key, array in arrays.items()}  # quicker to cast
 
 
 def network(name: str, dtype: str, **changes: object) -> Network:
@@ -110,7 +111,7 @@ def network(name: str, dtype: str, **changes: object) -> Network:
     config = replace(experiment(name), **changes)
     graphdef, params, batch_stats = split_model(config)
     trees = (
-        {key: converted(name)[key].astype(dtype) for key in flatten(tree)}
+        {key: converted(name)[key].astype(dtype, copy=False) for key in flatten(tree)}
         for tree in (params, batch_stats)
     )
     return Network(config, graphdef, *map(unflatten, trees))

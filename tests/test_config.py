@@ -1,6 +1,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -146,3 +147,22 @@ def test_folder_that_is_no_run(tmp_path: Path) -> None:
 def test_only_fields_that_change_the_result_differ() -> None:
     ours = Config(seed=1, log_every=7, num_workers=9, workdir="here")
     assert differing_fields(ours, Config()) == {"seed": (1, 0)}
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"precision": "fp16"}, "no precision fp16; there are: float32, bfloat16, float16"),
+        (
+            {"batch_size": 4, "accumulate_steps": 3},
+            "batch_size is 4, no multiple of accumulate_steps 3; give an accumulate_steps that "
+            "divides it",
+        ),
+        ({"accumulate_steps": 0}, "accumulate_steps is 0; it must be at least 1"),
+        ({"ema_decay": 1.0}, r"ema_decay is 1.0; it must be in [0, 1)"),
+    ],
+)
+def test_faults_of_precision_and_memory(changes: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError) as error:
+        Config(**changes)
+    assert str(error.value) == expected

@@ -36,6 +36,7 @@ LAYERS = [
         "verify",
         "benchmark",
         "check_data",
+        "plot",
         "plan",
     },
 ]

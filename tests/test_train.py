@@ -11,26 +11,39 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from grain.checkpoint import CheckpointSave
+from orbax.checkpoint.args import Composite, StandardSave
 from rich.console import Console
 
 from jaxparse import train as train_module
 from jaxparse.checkpoint import (
+    BEST_EMA_WEIGHTS,
     BEST_WEIGHTS,
     Checkpoints,
     flatten,
     read_weights,
     save_weights,
 )
+from jaxparse.classes import NAMES
 from jaxparse.cli import INTERRUPTED
 from jaxparse.config import Config, load_experiment
 from jaxparse.data import make_train_loader
 from jaxparse.steps import Batch, StepMetrics, TrainState, init_state, make_mesh, make_train_step
-from jaxparse.train import NonFiniteLossError, find_init_weights, log_line, start_state, train
+from jaxparse.train import (
+    NonFiniteLossError,
+    find_init_weights,
+    log_line,
+    require_finite,
+    start_state,
+    summarise,
+    train,
+)
 
 # tf.summary's protobuf code, which this package does not call itself.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -138,6 +151,11 @@ def test_run_leaves_what_predict_and_people_need(finished: tuple[Config, str]) -
     workdir = Path(config.workdir)
     evaluations = rows(config, "val/")
     assert [row["step"] for row in evaluations] == [3, 6]
+    per_class = rows(config, "IoU/")
+    assert [row.pop("step") for row in per_class] == [3, 6]
+    for means, row in zip(evaluations, per_class, strict=True):
+        assert row.keys() <= {f"IoU/{name}" for name in NAMES}
+        assert np.mean(list(row.values())) == pytest.approx(means["val/mIoU"])
     best = max(evaluations, key=lambda row: row["val/mIoU"])
     arrays, metadata = read_weights(workdir / BEST_WEIGHTS)
     assert metadata["source"].startswith(f"step {best['step']} of {workdir}: val mIoU")
@@ -186,6 +204,66 @@ def test_non_finite_loss_names_the_step_and_keeps_the_checkpoint(
     assert [row["step"] for row in rows(config, "train/")] == [3]
 
 
+def test_average_of_the_weights_is_evaluated_and_saved_beside_them(tmp_path: Path) -> None:
+    config = replace(CONFIG, ema_decay=0.5, precision="float16", workdir=str(tmp_path / "run"))
+    code, screen = run(config)
+    assert code == 0
+    assert f"best moving average of the weights: {tmp_path}/run/best_ema.safetensors" in screen
+    arrays, metadata = read_weights(tmp_path / "run" / BEST_EMA_WEIGHTS)
+    (evaluation,) = rows(config, "val_ema/")
+    score = 100 * evaluation["val_ema/mIoU"]
+    assert metadata["source"] == f"step 6 of {tmp_path}/run: val_ema mIoU {score:.2f}"
+    state = last_state(config)
+    expected = flatten(state.ema["params"]) | flatten(state.ema["batch_stats"])
+    raw = flatten(state.params) | flatten(state.batch_stats)
+    assert arrays.keys() == expected.keys() == raw.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, expected[name])
+        assert not np.array_equal(array, raw[name]), name
+    assert state.loss_scale == (2.0**15, 6)
+    assert [row["train/loss_scale"] for row in rows(config, "train/")] == [2.0**15] * 6
+    assert rows(config, "val/")[0].keys() == {"step", "val/aAcc", "val/mIoU", "val/mAcc"}
+
+
+def test_checkpoint_from_before_a_field_was_there_is_restored(tmp_path: Path) -> None:
+    class Before(NamedTuple):
+        step: Any
+        params: Any
+        batch_stats: Any
+        opt_state: Any
+
+    state = init_state(CONFIG, make_mesh())
+    before = Before(*state[:4])._replace(step=jnp.int32(3))
+    args = {"state": StandardSave(before), "data": CheckpointSave(make_train_loader(CONFIG))}
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.manager.save(3, args=Composite(**args))
+    restored = checkpoints.restore(state, make_train_loader(CONFIG))
+    assert isinstance(restored, TrainState)
+    assert (restored.step, restored.loss_scale, restored.ema) == (3, None, None)
+    for ours, theirs in zip(
+        jax.tree.leaves(restored[1:]), jax.tree.leaves(before[1:]), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_overflow_that_no_loss_scale_cures_ends_the_run(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    metrics = StepMetrics(*[jnp.float32(np.nan)] * 4, loss_scale=jnp.float32(1))
+    require_finite(metrics, 7, checkpoints)
+    with pytest.raises(NonFiniteLossError) as error:
+        require_finite(metrics._replace(loss_scale=jnp.float32(0.5)), 8, checkpoints)
+    assert str(error.value).startswith(
+        "the gradients overflow at step 8 even with a loss scale of 0.5; there is no checkpoint yet"
+    )
+
+
+def test_log_leaves_out_losses_that_overflowed() -> None:
+    steps = [StepMetrics(*[jnp.float32(x)] * 4, loss_scale=jnp.float32(8)) for x in (2, np.inf, 4)]
+    row = summarise(CONFIG, steps, 3, 1.5)
+    assert (row["loss"], row["loss_scale"], row["seconds_per_step"]) == (3, 8, 0.5)
+    assert "loss_scale" not in summarise(CONFIG, [steps[0]._replace(loss_scale=None)], 1, 1)
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_starts_from_the_weights_of_a_backbone_or_a_segmentor(whole: bool, tmp_path: Path) -> None:
     noise = init_state(CONFIG, make_mesh())
@@ -194,9 +272,13 @@ def test_starts_from_the_weights_of_a_backbone_or_a_segmentor(whole: bool, tmp_p
     arrays = {name: np.full(before[name].shape, 0.5, "f4") for name in names}
     path, fresh = tmp_path / "w.safetensors", ("decode_head.", "auxiliary_head.")
     save_weights(path, arrays, CONFIG, "a test", () if whole else fresh)
-    state = start_state(CONFIG, make_mesh(), path)
+    state = start_state(replace(CONFIG, ema_decay=0.9), make_mesh(), path)
     for name, array in (flatten(state.params) | flatten(state.batch_stats)).items():
         np.testing.assert_array_equal(array, arrays.get(name, before[name]))
+    averages = flatten(state.ema["params"]) | flatten(state.ema["batch_stats"])
+    for name, array in (flatten(state.params) | flatten(state.batch_stats)).items():
+        np.testing.assert_array_equal(averages[name], array)
+        assert averages[name].unsafe_buffer_pointer() != array.unsafe_buffer_pointer()
 
 
 def test_file_that_init_weights_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
