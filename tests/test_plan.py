@@ -130,7 +130,7 @@ def test_large_share_of_a_gpu_needs_a_setting() -> None:
         "peak 8.60 of 10.85 GB, fits (compiled in 1 s)",
     )
     assert verdict(fake_plan(8.7e9), gpu)[1].endswith(
-        ", with XLA_PYTHON_CLIENT_MEM_FRACTION=0.93 (JAX takes 0.75 by default)"
+        ", with XLA_CLIENT_MEM_FRACTION=0.93 (JAX takes 0.75 by default)"
     )
     assert verdict(fake_plan(10.9e9), gpu)[0] is False
 
