@@ -269,7 +269,7 @@ def verdict(plan: Plan, gpu: GPU | None) -> tuple[bool, str]:
     line += f"{'fits' if fits else 'does not fit'} (compiled in {plan.seconds:.0f} s)"
     if gpu and fits and plan.peak > JAX_SHARE * total:
         share = math.floor(100 * (1 - OVERHEAD / total)) / 100
-        line += f", with XLA_PYTHON_CLIENT_MEM_FRACTION={share} (JAX takes {JAX_SHARE} by default)"
+        line += f", with XLA_CLIENT_MEM_FRACTION={share} (JAX takes {JAX_SHARE} by default)"
     return fits, line
 
 

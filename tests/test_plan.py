@@ -12,7 +12,7 @@ from rich.console import Console
 from jaxparse import plan as plan_module
 from jaxparse import train
 from jaxparse.cli import run
-from jaxparse.config import Config, load_experiment
+from jaxparse.config import Config
 from jaxparse.gpus import GPU, GPUS
 from jaxparse.models import split_model
 from jaxparse.plan import (
@@ -27,8 +27,7 @@ from jaxparse.plan import (
     plan_run,
     verdict,
 )
-
-NANO = replace(load_experiment("swin_nano"), image_size=64, batch_size=4)
+from tests.test_train import CONFIG
 
 
 def fake_plan(peak: float, seconds: float = 1) -> Plan:
@@ -55,9 +54,9 @@ def test_prints_the_numbers_of_the_compiler(
 
     monkeypatch.setattr(jax.stages.Lowered, "compile", record)
     monkeypatch.setattr(plan_module, "JAX_SHARE", 0.0)  # says nothing of a CPU
-    assert plan_run(NANO, "swin_nano", "cpu", Console(width=100)) == 0
+    assert plan_run(CONFIG, "quickstart", "cpu", Console(width=100)) == 0
     memory, text = seen[0].memory_analysis(), capsys.readouterr().out
-    _, params, _ = split_model(NANO)
+    _, params, _ = split_model(CONFIG)
     size = sum(4 * x.size for x in jax.tree.leaves(params))
     assert f"{size // 4:,}" in text
     peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes
@@ -74,13 +73,13 @@ def test_prints_the_numbers_of_the_compiler(
         k: f"{v / 1e9:.3f} GB" for k, v in sizes.items()
     }
     assert cells["memory read and written"] == f"{cost / 1e9:,.1f} GB"
-    assert f"swin_nano on cpu: peak {peak / 1e9:.2f} of " in text
+    assert f"quickstart on cpu: peak {peak / 1e9:.2f} of " in text
     assert "MEM_FRACTION" not in text
 
 
 def test_order_of_the_changes() -> None:
     lean = "--precision float16 --remat"
-    assert [flags(change) for change in changes_to_try(NANO, "float16")] == [
+    assert [flags(change) for change in changes_to_try(CONFIG, "float16")] == [
         "--precision float16",
         "--remat",
         lean,
@@ -88,7 +87,7 @@ def test_order_of_the_changes() -> None:
         f"{lean} --accumulate-steps 4",
         f"{lean} --batch-size 1",
     ]
-    done = replace(NANO, precision="float16", remat=True, accumulate_steps=2)
+    done = replace(CONFIG, precision="float16", remat=True, accumulate_steps=2)
     assert [flags(change) for change in changes_to_try(done, "float16")] == [
         "--accumulate-steps 4",
         "--accumulate-steps 1 --batch-size 1",
@@ -107,10 +106,10 @@ def test_search_stops_at_the_first_change_that_fits(
     monkeypatch.setattr(plan_module, "compile_step", compile_fake)
     monkeypatch.setattr(plan_module, "has_cuda_compiler", lambda: False)
     monkeypatch.setitem(GPUS, "tiny", tiny(2))
-    assert plan_run(NANO, "swin_nano", "tiny", Console(width=100)) == 1
+    assert plan_run(CONFIG, "quickstart", "tiny", Console(width=100)) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("rough: compiled for this CPU")
-    assert "swin_nano on tiny: peak 4.00 of 2.00 GB, does not fit (compiled in 1 s)" in lines
+    assert "quickstart on tiny: peak 4.00 of 2.00 GB, does not fit (compiled in 1 s)" in lines
     assert lines[-1] == "add to the command: --remat"
     assert len(compiled) == 3
 
@@ -119,7 +118,7 @@ def test_nothing_fits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     monkeypatch.setattr(plan_module, "compile_step", lambda config, mesh: fake_plan(4e9))
     monkeypatch.setitem(GPUS, "tiny", tiny(2))
     monkeypatch.setattr(plan_module, "has_cuda_compiler", lambda: False)
-    assert plan_run(NANO, "swin_nano", "tiny", Console(width=100)) == 1
+    assert plan_run(CONFIG, "quickstart", "tiny", Console(width=100)) == 1
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == "nothing tried makes it fit tiny; a smaller --image-size would"
 
@@ -131,7 +130,7 @@ def test_large_share_of_a_gpu_needs_a_setting() -> None:
         "peak 8.60 of 10.85 GB, fits (compiled in 1 s)",
     )
     assert verdict(fake_plan(8.7e9), gpu)[1].endswith(
-        ", with XLA_PYTHON_CLIENT_MEM_FRACTION=0.93 (JAX takes 0.75 by default)"
+        ", with XLA_CLIENT_MEM_FRACTION=0.93 (JAX takes 0.75 by default)"
     )
     assert verdict(fake_plan(10.9e9), gpu)[0] is False
 
@@ -202,13 +201,16 @@ def test_device_without_plan_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.skipif(not has_cuda_compiler(), reason="needs jax[cuda12], with or without a GPU")
 def test_compiles_for_a_gpu_that_is_not_there() -> None:
-    command = "-m jaxparse.train --exp swin_nano --image-size 64 --plan --device rtx2080ti"
+    command = "-m jaxparse.train --exp quickstart --image-size 64 --batch-size 4 --plan"
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": ""}
     done = subprocess.run(
-        [sys.executable, *command.split()], capture_output=True, text=True, env=environment
+        [sys.executable, *command.split(), "--device", "rtx2080ti"],
+        capture_output=True,
+        text=True,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     assert "rough" not in done.stdout
-    assert "swin_nano on rtx2080ti: peak 0." in done.stdout
-    here = compile_step(NANO, make_mesh(None))
+    assert "quickstart on rtx2080ti: peak 0." in done.stdout
+    here = compile_step(CONFIG, make_mesh(None))
     assert f"{here.flops / 1e9:,.1f} GFLOP" in done.stdout
