@@ -86,6 +86,10 @@ def joined(processes: Processes) -> Iterator[None]:
 def _initialize(processes: Processes) -> None:
     # It would swallow SIGTERM; `StopVote` does its work, for Ctrl-C as well.
     jax.config.update("jax_enable_preemption_service", False)
+    # gloo matches messages by their order alone, and XLA's concurrent schedule for CPUs gives its
+    # collectives none: "Received data size doesn't match expected size".
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_enable_concurrency_optimized_scheduler=false"
     address = {}
     if processes.coordinator:
         address = {
