@@ -3,6 +3,7 @@
 `python -m jaxparse.data --check DIR` reads every file of a folder and lists the bad ones.
 """
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -167,10 +168,11 @@ def make_train_loader(
     """Endless batches {"image": uint8 [B, S, S, 3], "label": uint8 [B, S, S]} of this process.
 
     B is batch_size / process_count. Every epoch is a new order, a function of config.seed and the
-    epoch, and the epochs are one endless row, of which each process takes every process_count-th
-    picture: the processes' batches are together the batch of a single process. get_state() is a
-    dict that JSON can hold, {"next_index": pictures}, and set_state() continues exactly there. With
-    `warn` unreadable pictures are replaced, as SkippingSource does; else they raise ValueError.
+    epoch, and the epochs are one endless row. Process p takes the p-th part of every batch_size
+    pictures: in a row the parts are the batch of a single process, place by place, as dropout's
+    masks go by place. get_state() is a dict that JSON can hold, {"next_index": pictures taken}, and
+    set_state() continues exactly there. With `warn` unreadable pictures are replaced, as
+    SkippingSource does; else they raise ValueError.
     """
     # Here, not at the top: grain imports jax, which the rest of this module does without.
     import grain
@@ -186,7 +188,13 @@ def make_train_loader(
         prefetch_buffer_size=max(2 * batch_size, config.num_workers),
     )
     pictures = grain.MapDataset.source(source).shuffle(seed).repeat()
-    pictures = pictures.slice(slice(process_index, None, process_count))
+    if process_count > 1:
+
+        def read(taken: int) -> dict[str, Any]:
+            step, row = divmod(taken, batch_size)
+            return row_of_all[step * config.batch_size + process_index * batch_size + row]
+
+        row_of_all, pictures = pictures, grain.MapDataset.range(sys.maxsize).map(read)
     pictures = pictures.map(lambda example: {key: example[key] for key in ("image", "label")})
     return iter(pictures.to_iter_dataset(read_options).batch(batch_size))
 
