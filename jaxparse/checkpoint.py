@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from jaxparse.classes import NAMES
+from jaxparse.classes import LABEL_ORDERS, NAMES, order_names
 from jaxparse.config import Config, load_experiment, read_config
 from jaxparse.faults import reason, require_intact, seal, writing
 from jaxparse.files import atomic_path
@@ -67,9 +67,10 @@ def save_weights(
     """
     is_backbone = all(name.startswith("backbone.") for name in arrays)
     fields = NETWORK_FIELDS[:1] if is_backbone else NETWORK_FIELDS
+    size = {} if is_backbone else {"image_size": config.image_size}
     metadata = {
         "format": "jaxparse",
-        "network": json.dumps({name: getattr(config, name) for name in fields}),
+        "network": json.dumps({name: getattr(config, name) for name in fields} | size),
         "classes": ",".join(NAMES),
         "source": source,
         "fresh": ",".join(fresh),
@@ -95,6 +96,14 @@ def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str
         raise ValueError(f"{path} is not a safetensors file or is cut short: {error}") from error
     if metadata.get("format") != "jaxparse":
         raise ValueError(f"{path} was not written by jaxparse; run jaxparse.convert_weights on it")
+    classes = metadata["classes"].split(",")
+    if classes != list(NAMES):
+        orders = (order for order in LABEL_ORDERS if list(order_names(order)) == classes)
+        raise ValueError(
+            f"{path} numbers the classes otherwise ({next(orders, ', '.join(classes))}), not in the "
+            "official order: convert the network that it comes from with "
+            "python -m jaxparse.convert_weights --label-order"
+        )
     return arrays, metadata
 
 
@@ -112,8 +121,9 @@ def load_weights(
     or that lists both sides where names or shapes do not match.
     """
     arrays, metadata = read_weights(path)
-    network = json.loads(metadata["network"]).items()
-    ours = ((name, theirs, getattr(config, name, None)) for name, theirs in network)
+    network = json.loads(metadata["network"])
+    network.pop("image_size", None)  # the weights serve any
+    ours = ((name, theirs, getattr(config, name, None)) for name, theirs in network.items())
     faults = [f"{name} {theirs}, not {here}" for name, theirs, here in ours if theirs != here]
     if faults:
         raise ValueError(f"{path} holds {', '.join(faults)}; check --exp")
@@ -152,17 +162,32 @@ def weights_of_run(workdir: str | Path) -> Path:
     return path
 
 
-def load_network(
-    workdir: str | None, exp: str | None, weights: str | None
-) -> tuple[Config, dict[str, Any], dict[str, Any]]:
-    """Config, params and batch_stats of a run's best weights, or of an experiment and a file.
+def config_of_weights(path: str | Path) -> Config:
+    """A Config of the network whose weights the file holds, all other fields the defaults.
 
-    Raises ValueError unless either `workdir` or both `exp` and `weights` are given.
+    Raises ValueError for a file of another kind and for one of a backbone alone.
     """
-    if bool(workdir) == bool(exp) or bool(exp) != bool(weights):
-        raise ValueError("give either --workdir RUN, or --exp NAME and --weights FILE")
-    config = read_config(workdir) if workdir else load_experiment(exp)
+    fields = json.loads(read_weights(path)[1]["network"])
+    if not fields.keys() >= set(NETWORK_FIELDS):
+        raise ValueError(f"{path} holds a backbone alone; train from it first, or give a run's weights")
+    return Config(**fields)
+
+
+def load_network(
+    workdir: str | None = None, exp: str | None = None, weights: str | Path | None = None
+) -> tuple[Config, dict[str, Any], dict[str, Any]]:
+    """Config, params and batch_stats of a run's best weights, or of a file.
+
+    With a file, `exp` names the experiment whose Config is taken; by default the file says what it
+    needs. Raises ValueError unless either `workdir` or `weights` is given.
+    """
+    if bool(workdir) == bool(weights) or (exp and workdir):
+        raise ValueError("give either --workdir RUN, or --weights FILE (and --exp NAME if you like)")
     path = weights_of_run(workdir) if workdir else weights
+    if workdir:
+        config = read_config(workdir)
+    else:
+        config = load_experiment(exp) if exp else config_of_weights(path)
     _, params, batch_stats = split_model(config)
     return config, *load_weights(path, config, params, batch_stats)
 

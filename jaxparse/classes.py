@@ -5,6 +5,9 @@ arXiv:1907.11922). Left and right are the person's own: seen from the front, the
 right.
 """
 
+from collections.abc import Sequence
+from typing import Literal
+
 import numpy as np
 
 NAMES = (
@@ -59,3 +62,38 @@ PALETTE = np.array(
 
 # Classes that change places when a picture is mirrored.
 LEFT_RIGHT_PAIRS = ((4, 5), (6, 7), (8, 9))
+# [19]: the class that each becomes then.
+MIRRORED = np.arange(NUM_CLASSES)
+MIRRORED[np.ravel(LEFT_RIGHT_PAIRS)] = np.ravel([pair[::-1] for pair in LEFT_RIGHT_PAIRS])
+
+# The values 0..18 of masks in other conventions, as classes of this package.
+LABEL_ORDERS = {
+    "official": tuple(range(NUM_CLASSES)),
+    # github.com/zllrunning/face-parsing.PyTorch, and the BiSeNets trained there
+    "zllrunning": (0, 1, 6, 7, 4, 5, 3, 8, 9, 15, 2, 10, 11, 12, 17, 16, 18, 13, 14),
+    # github.com/FacePerceiver/facer, farl/celebm/448
+    "facer": (0, 17, 1, 18, 9, 8, 7, 6, 5, 4, 2, 10, 12, 11, 13, 3, 14, 15, 16),
+}
+LabelOrder = Literal["official", "zllrunning", "facer"]
+
+
+def order_names(order: str) -> tuple[str, ...]:
+    """The names of the classes in that order."""
+    return tuple(NAMES[index] for index in LABEL_ORDERS[order])
+
+
+def to_official(label: np.ndarray, order: str) -> np.ndarray:
+    """A mask uint8 [H, W] of 0..18 and 255 in `order` -> the same in this package's classes."""
+    return label if order == "official" else _table(LABEL_ORDERS[order])[label]
+
+
+def from_official(label: np.ndarray, order: str) -> np.ndarray:
+    """Undoes `to_official`."""
+    return label if order == "official" else _table(np.argsort(LABEL_ORDERS[order]))[label]
+
+
+def _table(classes: Sequence[int]) -> np.ndarray:
+    """uint8 [256]: 0..18 -> `classes`, other values stay."""
+    table = np.arange(256, dtype=np.uint8)
+    table[:NUM_CLASSES] = classes
+    return table

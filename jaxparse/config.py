@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from jaxparse.classes import LabelOrder
 from jaxparse.files import atomic_path
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -26,6 +27,8 @@ class Config:
     # Data
     data_dir: str = "data/celebamask"
     """Folder with train/ and val/, or `synthetic` for the built-in drawn faces."""
+    label_order: LabelOrder = "official"
+    """How the masks in data_dir number the classes; the network's are always the official ones."""
     synthetic_train_count: int = 4000
     """Drawn faces to train on, when data_dir is `synthetic`."""
     synthetic_val_count: int = 200

@@ -137,8 +137,18 @@ def default_output(exp: str, config: Config, whole: bool) -> Path:
     return Path(f"weights/{Path(exp).stem}.safetensors")
 
 
+def to_official_order(arrays: Mapping[str, np.ndarray], order: str) -> dict[str, np.ndarray]:
+    """Arrays whose classifiers number the classes by `order` -> by the official one."""
+    columns = np.argsort(LABEL_ORDERS[order])
+    return {k: v[..., columns] if ".conv_seg." in k else v for k, v in arrays.items()}
+
+
 def import_weights(
-    exp: str, checkpoint: str | None, output: Path | None = None, verify: bool = False
+    exp: str,
+    checkpoint: str | None,
+    output: Path | None = None,
+    verify: bool = False,
+    label_order: LabelOrder = "official",
 ) -> None:
     """Converts a file of another package, or timm's model of a name, to this package's file."""
     config = load_experiment(exp)
@@ -151,7 +161,8 @@ def import_weights(
     if output.resolve() == path.resolve():
         raise ValueError(f"{output} is the file to convert itself; give another --output")
     source = f"{conversion.source}, {Path(label).name}"
-    save_weights(output, conversion.arrays, config, source, conversion.fresh)
+    arrays = to_official_order(conversion.arrays, label_order)
+    save_weights(output, arrays, config, source, conversion.fresh)
     next_step = "train --init-weights" if conversion.fresh else "evaluate --weights"
     # Paths not through rich: it would wrap the lines, which people copy.
     print(f"{label}: {conversion.source}")
@@ -187,6 +198,7 @@ def convert_file(
     output: Path | None = None,
     to: Literal["jaxparse", "mmseg"] = "jaxparse",
     verify: bool = False,
+    label_order: LabelOrder = "official",
 ) -> None:
     """Converts weights of mmsegmentation, timm, Microsoft or OpenMMLab for an experiment, or back.
 
@@ -199,10 +211,11 @@ def convert_file(
         output: The file to write; by default the experiment's init_weights for an ImageNet file,
             weights/NAME.safetensors for a segmentor, weights/NAME_mmseg.pth with `--to mmseg`.
         to: What to write: jaxparse's .safetensors, or mmsegmentation's .pth, which needs PyTorch.
+        label_order: How the network of the file numbers the classes.
         verify: Runs timm's network beside the converted backbone and compares each stage.
     """
     if to == "jaxparse":
-        import_weights(exp, checkpoint, output, verify)
+        import_weights(exp, checkpoint, output, verify, label_order)
     elif checkpoint is None or verify:
         raise ValueError("--to mmseg takes --checkpoint FILE or RUN, and no --verify")
     else:

@@ -45,22 +45,33 @@ class FolderSource:
     else they keep their own size. Reading raises ValueError naming the bad file.
     """
 
-    def __init__(self, pairs: list[Pair], image_size: int, resize_label: bool) -> None:
+    def __init__(
+        self, pairs: list[Pair], image_size: int, resize_label: bool, label_order: str = "official"
+    ) -> None:
         self.pairs = pairs
         self.image_size = image_size
         self.resize_label = resize_label
+        self.label_order = label_order
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        pair = self.pairs[index]
-        picture, label = read_pair(pair.image, pair.label)
+        picture, label = self.read(index)
         size = (self.image_size, self.image_size)
         if self.resize_label and label.shape != size:
             label = np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
         image = resize_image(picture, self.image_size)
-        return {"image": image, "label": label, "name": pair.image.stem}
+        return {"image": image, "label": label, "name": self.name(index)}
+
+    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        """The picture and its mask, uint8 [H, W], at their own size."""
+        pair = self.pairs[index]
+        return read_pair(pair.image, pair.label, self.label_order)
+
+    def name(self, index: int) -> str:
+        """The picture's file name without its suffix."""
+        return self.pairs[index].image.stem
 
     def label_size(self, index: int) -> tuple[int, int]:
         """(height, width) of the mask as it is on disk, without reading it."""
@@ -87,12 +98,24 @@ class SyntheticSource:
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        image, label = self._draw(index)
+        return {"image": image, "label": label, "name": self.name(index)}
+
+    def _draw(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         if not 0 <= index < self.count:
             raise IndexError(f"face {index} of {self.count}")
         if index not in self._drawn:
             self._drawn[index] = draw_face(self.seed, index, self.image_size)
-        image, label = self._drawn[index]
-        return {"image": image, "label": label, "name": f"face_{index:05d}"}
+        return self._drawn[index]
+
+    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        """The picture and its mask, uint8 [S, S]."""
+        image, label = self._draw(index)
+        return Image.fromarray(image), label
+
+    def name(self, index: int) -> str:
+        """What a file of the face would be called."""
+        return f"face_{index:05d}"
 
     def label_size(self, index: int) -> tuple[int, int]:
         """(height, width) of every mask."""
@@ -148,7 +171,7 @@ def make_source(
         counts = {"train": config.synthetic_train_count, "val": config.synthetic_val_count}
         return SyntheticSource(SYNTHETIC_SEEDS[split], counts[split], config.image_size)
     pairs = find_pairs(config.data_dir, split, keep_bad)
-    return FolderSource(pairs, config.image_size, resize_label)
+    return FolderSource(pairs, config.image_size, resize_label, config.label_order)
 
 
 def _share(batch_size: int, process_count: int) -> int:

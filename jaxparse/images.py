@@ -6,14 +6,23 @@ from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
-from jaxparse.classes import IGNORE_LABEL, NUM_CLASSES, PALETTE
+from jaxparse.classes import (
+    IGNORE_LABEL,
+    LABEL_ORDERS,
+    NUM_CLASSES,
+    PALETTE,
+    from_official,
+    to_official,
+)
 from jaxparse.files import atomic_path
 
 # What Pillow raises on files that are missing, cut short, damaged or no pictures at all.
 READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 READ_ERRORS += (Image.DecompressionBombError,)
 
+ORDER_KEY = "label_order"  # of the text in a mask's PNG that names its order
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 
@@ -29,6 +38,23 @@ def read_image(path: Path) -> Image.Image:
             return _to_rgb(ImageOps.exif_transpose(picture))
     except READ_ERRORS as error:
         raise ValueError(_unreadable("image", path, error)) from error
+
+
+def as_picture(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
+    """A path, a PIL image or an array uint8 [H, W, 3] or [H, W] as `read_image` gives it.
+
+    Raises ValueError for an array of another kind, and as `read_image` does.
+    """
+    if isinstance(source, str | Path):
+        return read_image(Path(source))
+    if isinstance(source, Image.Image):
+        return _to_rgb(ImageOps.exif_transpose(source))
+    if source.dtype != np.uint8 or source.ndim not in (2, 3) or source.shape[2:] not in ((), (3,)):
+        raise ValueError(
+            f"an array of {source.dtype} {list(source.shape)} is no picture; expected uint8 "
+            "[height, width, 3] in RGB, 0..255"
+        )
+    return Image.fromarray(source).convert("RGB")
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -57,11 +83,12 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def read_label(path: Path) -> np.ndarray:
+def read_label(path: Path, order: str = "official") -> np.ndarray:
     """The mask, upright as its image, as uint8 [H, W] of classes 0..18 or 255.
 
-    Modes P and L hold the classes themselves; RGB and RGBA must hold the palette's colours only
-    (alpha is dropped). Raises ValueError on any other mode, value or colour, or a damaged file.
+    Modes P and L hold the classes themselves, numbered by `order` (of classes.LABEL_ORDERS); RGB
+    and RGBA must hold the palette's colours only (alpha is dropped). Raises ValueError on any other
+    mode, value or colour, a damaged file, or one that was written in another order.
     """
     try:
         with Image.open(path) as picture:
@@ -70,7 +97,13 @@ def read_label(path: Path) -> np.ndarray:
     except READ_ERRORS as error:
         raise ValueError(_unreadable("label", path, error)) from error
     if picture.mode in ("P", "L"):
-        return _checked_classes(path, np.array(picture))
+        written = picture.info.get(ORDER_KEY, order)
+        if written != order:
+            raise ValueError(
+                f"label {path} was written in the order {written}, expected {order}; give "
+                f"--label-order {written}"
+            )
+        return to_official(_checked_classes(path, np.array(picture)), order)
     if picture.mode in ("RGB", "RGBA"):
         return _colours_to_classes(path, np.asarray(picture)[..., :3])
     raise ValueError(
@@ -112,9 +145,11 @@ def _packed(colours: np.ndarray) -> np.ndarray:
     return red << 16 | green << 8 | blue
 
 
-def read_pair(image_path: Path, label_path: Path) -> tuple[Image.Image, np.ndarray]:
+def read_pair(
+    image_path: Path, label_path: Path, order: str = "official"
+) -> tuple[Image.Image, np.ndarray]:
     """The RGB picture and its mask, uint8 [H, W]: read_image, read_label, and of equal size."""
-    image, label = read_image(image_path), read_label(label_path)
+    image, label = read_image(image_path), read_label(label_path, order)
     require_equal_sizes(image_path, image.size[::-1], label_path, label.shape)
     return image, label
 
@@ -139,17 +174,22 @@ def _unreadable(kind: str, path: Path, error: Exception) -> str:
     )
 
 
-def write_mask(path: Path, label: np.ndarray) -> None:
-    """Writes uint8 [H, W] classes (0..18, 255) as a palette PNG that keeps them as the indices."""
+def write_mask(path: Path, label: np.ndarray, order: str = "official") -> None:
+    """Writes uint8 [H, W] classes (0..18, 255) as a palette PNG that keeps them as the indices.
+
+    The indices are numbered by `order`, which is noted in the file; the colours stay the same.
+    """
     assert label.ndim == 2 and label.dtype == np.uint8, (label.shape, label.dtype)
     # All 256 entries: an index without an entry is an invalid PNG. Ignored pixels show white.
     palette = np.zeros((256, 3), np.uint8)
-    palette[:NUM_CLASSES] = PALETTE
+    palette[:NUM_CLASSES] = PALETTE[list(LABEL_ORDERS[order])]
     palette[IGNORE_LABEL] = 255
-    picture = Image.fromarray(label)
+    picture = Image.fromarray(from_official(label, order))
     picture.putpalette(palette.tobytes())
+    note = PngInfo()
+    note.add_text(ORDER_KEY, order)
     with atomic_path(path) as temporary:
-        picture.save(temporary, format="PNG")
+        picture.save(temporary, format="PNG", pnginfo=note)
 
 
 def write_image(path: Path, image: np.ndarray) -> None:

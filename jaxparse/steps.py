@@ -5,7 +5,7 @@ functions it is merged again. The mesh has one axis, `data`, over all devices: b
 along it, everything else is replicated, and jit inserts the communication.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,9 +64,11 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
-def make_mesh() -> Mesh:
-    """A mesh of one axis over all devices."""
-    return jax.make_mesh((jax.device_count(),), ("data",), (jax.sharding.AxisType.Auto,))
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of one axis over the devices, by default all of all processes."""
+    devices = jax.devices() if devices is None else devices
+    kind = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((len(devices),), ("data",), kind, devices=devices)
 
 
 def require_shards(count: int, mesh: Mesh) -> None:

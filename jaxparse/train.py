@@ -23,7 +23,7 @@ from jaxparse.cli import INTERRUPTED, progress_bar, run
 from jaxparse.config import Config, differing_fields, parse_arguments, read_config, save_config
 from jaxparse.data import EvalLoader, make_eval_loader, make_train_loader
 from jaxparse.distributed import Processes, StopVote, joined
-from jaxparse.evaluate import scores_table, write_examples
+from jaxparse.evaluate import scores_table
 from jaxparse.faults import quiet_aftermath, sole_run, stop_requests, writing
 from jaxparse.logs import MetricsLog
 from jaxparse.metrics import Scores
@@ -40,7 +40,7 @@ from jaxparse.steps import (
     shard_batch,
     use_compilation_cache,
 )
-from jaxparse.validation import Evaluation
+from jaxparse.validation import Evaluation, write_examples
 
 
 @dataclass(frozen=True)

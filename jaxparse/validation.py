@@ -1,21 +1,84 @@
 """Evaluation within a training run: the log's val rows and the weights of the best step."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax import Array
+from PIL import Image
 from rich.progress import Progress
 
 from jaxparse.checkpoint import BEST_EMA_WEIGHTS, BEST_WEIGHTS, flatten, save_weights
-from jaxparse.classes import NAMES
+from jaxparse.classes import NAMES, NUM_CLASSES
 from jaxparse.config import Config
 from jaxparse.data import EvalLoader
-from jaxparse.evaluate import evaluate
 from jaxparse.faults import writing
+from jaxparse.images import write_image
 from jaxparse.logs import MetricsLog
-from jaxparse.metrics import Scores, scores
-from jaxparse.steps import TrainState, make_eval_step
+from jaxparse.metrics import Scores, highest_class, scores
+from jaxparse.models.functional import resize_logits
+from jaxparse.overlay import contact_sheet
+from jaxparse.steps import (
+    TrainState,
+    make_eval_step,
+    make_logits_step,
+    make_mesh,
+    shard_batch,
+)
+
+
+def evaluate(
+    eval_step: Callable[..., Array],
+    params: dict[str, Any],
+    batch_stats: dict[str, Any],
+    loader: EvalLoader,
+    advance: Callable[[int], object] = lambda done: None,
+) -> np.ndarray:
+    """Confusion matrix int64 [19, 19] over all pictures of `loader`, rows by label.
+
+    `eval_step` is that of `steps.make_eval_step`; params and batch_stats are replicated over the
+    devices. `advance(n)` is called after every batch with the number of pictures begun so far, all
+    processes together.
+    """
+    mesh = make_mesh()
+    total = np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64)
+    confusion = np.zeros_like(total)
+    for number, batch in enumerate(loader, start=1):
+        names = batch.pop("name")
+        arrays = shard_batch(batch, mesh)
+        # Waits for the batch before: one is in flight, and int32 need only count one.
+        total += np.asarray(confusion)
+        confusion = eval_step(params, batch_stats, arrays)
+        advance(min(number * len(names) * jax.process_count(), len(loader.source)))
+    return total + np.asarray(confusion)
+
+
+def write_examples(
+    path: Path,
+    config: Config,
+    params: dict[str, Any],
+    batch_stats: dict[str, Any],
+    loader: EvalLoader,
+) -> None:
+    """Writes the pictures of the first batch beside their masks and the network's, as one image.
+
+    All at the network's input size. Runs on this process's first device alone.
+    """
+    params, batch_stats = jax.device_get((params, batch_stats))
+    batch, side = next(iter(loader)), config.image_size
+    logits = make_logits_step(config)(params, batch_stats, batch["image"])
+    predictions = jax.jit(lambda x: highest_class(resize_logits(x, (side, side))))(logits)
+    truths = (
+        Image.fromarray(label[:height, :width]).resize((side, side), Image.Resampling.NEAREST)
+        for label, (height, width) in zip(batch["label"], batch["size"], strict=True)
+    )
+    columns = {"picture": batch["image"], "truth": truths, "prediction": predictions}
+    count = sum(map(bool, batch["name"]))
+    shown = {title: list(map(np.asarray, column))[:count] for title, column in columns.items()}
+    write_image(path, contact_sheet(shown, side))
 
 
 class StoppedError(Exception):

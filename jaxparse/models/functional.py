@@ -32,7 +32,12 @@ def resize_matrix(
         centres = pixels * ((in_size - 1) / max(out_size - 1, 1))
     else:
         centres = (pixels + 0.5) * (in_size / out_size) - 0.5
-    distances = abs(centres.clip(0, in_size - 1)[:, None] - np.arange(in_size))
+    return linear_weights(centres, in_size)
+
+
+def linear_weights(places: np.ndarray | Array, in_size: int) -> np.ndarray | Array:
+    """Linear interpolation at places [N], in cells of 0..in_size - 1, as a matrix [N, in_size]."""
+    distances = abs(places.clip(0, in_size - 1)[:, None] - np.arange(in_size))
     return (1 - distances).clip(0)
 
 
