@@ -123,10 +123,7 @@ class Evaluation:
         means = result.means()
         if self.log.is_main and means["mIoU"] > self.log.best(f"{name}/mIoU"):
             source = f"step {step} of {self.config.workdir}: {name} mIoU {100 * means['mIoU']:.2f}"
-            arrays = flatten(weights["params"]) | flatten(weights["batch_stats"])
-            with writing(file, self.config.workdir, "the one before and the checkpoints are kept"):
-                path = Path(self.config.workdir) / file
-                save_weights(path, jax.device_get(arrays), self.config, source)
+            self.save_best(weights, file, source)
         if name == "val":
             # First, so that who reads along finds them once the means are there. Without the
             # classes that do not occur: JSON has no NaN.
@@ -136,6 +133,13 @@ class Evaluation:
         line = evaluation_line(step, name, result)
         self.bar.console.print(line, soft_wrap=True, highlight=False)
         return result
+
+    def save_best(self, weights: dict[str, dict[str, Any]], file: str, source: str) -> None:
+        """Writes the weights in place of the best ones so far."""
+        workdir = self.config.workdir
+        arrays = flatten(weights["params"]) | flatten(weights["batch_stats"])
+        with writing(file, workdir, "the one before and the checkpoints are kept"):
+            save_weights(Path(workdir) / file, jax.device_get(arrays), self.config, source)
 
     def advance(self, done: int) -> None:
         """Moves the bar, which hides when it is full."""

@@ -197,13 +197,14 @@ def test_full_disk_keeps_the_last_checkpoint_and_goes_on_once_there_is_room(
 def test_full_disk_keeps_the_best_weights(tmp_path: Path) -> None:
     config = replace(CONFIG, workdir=str(tmp_path))
     state = init_state(config, make_mesh())
+    weights = {"params": state.params, "batch_stats": state.batch_stats}
     log = MetricsLog(tmp_path, 0, is_main=False)
     bar = train_module.progress_bar(train_module.Console(quiet=True))
     evaluation = Evaluation(config, EvalLoader(config, "val"), log, bar, [])
     old = tmp_path / BEST_WEIGHTS
     save_weights(old, {"x": np.zeros(3, np.float32)}, config, "old")
     with file_size_limit(1 << 20), pytest.raises(OSError, match="cannot write best.safetensors to"):
-        evaluation.save_best(state, "step 3", 0.5)
+        evaluation.save_best(weights, BEST_WEIGHTS, "step 3")
     assert read_weights(old)[1]["source"] == "old"
     assert [path.name for path in tmp_path.iterdir()] == [BEST_WEIGHTS]
 

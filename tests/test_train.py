@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from grain.checkpoint import CheckpointSave
+from orbax.checkpoint import CheckpointManager
 from orbax.checkpoint.args import Composite, StandardSave
 from rich.console import Console
 
@@ -235,9 +236,9 @@ def test_checkpoint_from_before_a_field_was_there_is_restored(tmp_path: Path) ->
     state = init_state(CONFIG, make_mesh())
     before = Before(*state[:4])._replace(step=jnp.int32(3))
     args = {"state": StandardSave(before), "data": CheckpointSave(make_train_loader(CONFIG))}
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.manager.save(3, args=Composite(**args))
-    restored, step, faults = checkpoints.restore(state, make_train_loader(CONFIG))
+    with CheckpointManager(tmp_path / "checkpoints") as manager:
+        manager.save(3, args=Composite(**args))
+    restored, step, faults = Checkpoints(tmp_path).restore(state, make_train_loader(CONFIG))
     assert (step, faults) == (3, [])
     assert isinstance(restored, TrainState)
     assert (restored.step, restored.loss_scale, restored.ema) == (3, None, None)
