@@ -23,7 +23,7 @@ from jaxparse.checkpoint import (
     save_weights,
     weights_of_run,
 )
-from jaxparse.classes import NAMES, PALETTE
+from jaxparse.classes import LABEL_ORDERS, NAMES, PALETTE, LabelOrder
 from jaxparse.config import Config, load_experiment
 from jaxparse.models import split_model, swin
 from jaxparse.sources import (

@@ -11,7 +11,7 @@ compiled programs.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -24,13 +24,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from PIL import Image
 
 from jaxparse.checkpoint import load_network
-from jaxparse.classes import MIRRORED, NAMES
+from jaxparse.classes import MIRRORED, NAMES, NUM_CLASSES
 from jaxparse.config import Config
 from jaxparse.data import resize_image
 from jaxparse.images import as_picture, write_mask
 from jaxparse.metrics import highest_class
 from jaxparse.models.functional import apply_class_first, linear_weights, resize_bilinear
-from jaxparse.overlay import occurring, overlay
+from jaxparse.overlay import overlay
 from jaxparse.steps import make_logits_step, make_mesh, replicated
 
 # Height and width of what is upsampled at once, in 19 float maps: 5 MB, where a photograph of 12
@@ -188,7 +188,8 @@ def _axis(
     stacked = np.pad(stacked, ((0, 0), (0, 0), (0, tiles * TILE - out_size), (0, 0)))
     stacked = stacked.reshape(*stacked.shape[:2], tiles, TILE, in_size)
     reached = stacked[:, 0].any((2, 3))  # [N, tiles]
-    count = reached.sum(0).max()  # the same for every tile: one program for all
+    # The same for every tile, and for most pictures: each number is a program.
+    count = min(len(starts), 1 << int(reached.sum(0).max() - 1).bit_length())
     firsts = np.minimum(reached.argmax(0), len(starts) - count)
     return [
         (int(first), int(first + count), jax.device_put(stacked[first : first + count, :, tile]))
@@ -248,8 +249,12 @@ class Parsing:
 
     def area(self) -> dict[str, float]:
         """The share of the picture, 0..1, that each class covers, of those that occur."""
-        pixels = np.bincount(self.mask.ravel())
-        return {NAMES[index]: float(pixels[index] / self.mask.size) for index in occurring([self.mask])}
+        pixels = np.bincount(self.mask.ravel(), minlength=NUM_CLASSES)
+        return {
+            name: float(number / self.mask.size)
+            for name, number in zip(NAMES, pixels, strict=True)
+            if number
+        }
 
     def overlay(self) -> Image.Image:
         """The picture under the mask's colours, with a legend at its right."""
@@ -293,7 +298,9 @@ class Parser:
 
         Raises ValueError if the file does not exist, is none of this package or damaged.
         """
-        return cls(*load_network(weights, batch_size=batch_size), test_time)
+        is_run = Path(weights).is_dir()
+        config, *arrays = load_network(**{"workdir" if is_run else "weights": str(weights)})
+        return cls(replace(config, batch_size=batch_size), *arrays, test_time)
 
     def __call__(self, pictures: Source | Sequence[Source]) -> "Parsing | list[Parsing]":
         """The parsing of a picture (a path, a PIL image or an array), or of each of several.
@@ -387,6 +394,15 @@ def _resize(images: Array, side: int) -> Array:
 
 
 def window_starts(length: int, window: int, stride: int) -> tuple[int, ...]:
-    """Where windows begin on an axis: at both ends and evenly between, at most `stride` apart."""
-    gaps = -(-(length - window) // stride)
-    return tuple((length - window) * i // gaps for i in range(gaps + 1)) if gaps else (0,)
+    """Where windows begin on an axis: at both ends and evenly between, at most `stride` apart.
+
+    The same from either end, so that a mirrored picture is cut into the same windows.
+    """
+    spare = length - window
+    gaps = -(-spare // stride)
+    if spare % 2 and gaps % 2 == 0:
+        gaps += 1  # else the middle window would lie half a pixel off
+    if not gaps:
+        return (0,)
+    half = [-(-spare * i // gaps) for i in range(gaps // 2 + 1)]
+    return (*half, *(spare - start for start in reversed(half[: (gaps + 1) // 2])))
