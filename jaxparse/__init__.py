@@ -1,7 +1,7 @@
 """jaxparse: face parsing in JAX, one of 19 classes for every pixel of a face picture.
 
-    >>> from jaxparse import Parser
-    >>> parser = Parser.load("weights.safetensors")  # doctest: +SKIP
+>>> from jaxparse import Parser
+>>> parser = Parser.load("weights.safetensors")  # doctest: +SKIP
 """
 
 from typing import Any

@@ -100,8 +100,8 @@ def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str
     if classes != list(NAMES):
         orders = (order for order in LABEL_ORDERS if list(order_names(order)) == classes)
         raise ValueError(
-            f"{path} numbers the classes otherwise ({next(orders, ', '.join(classes))}), not in the "
-            "official order: convert the network that it comes from with "
+            f"{path} has the classes in the order {next(orders, ', '.join(classes))}, expected "
+            "the official one: convert the checkpoint that it comes from with "
             "python -m jaxparse.convert_weights --label-order"
         )
     return arrays, metadata
@@ -169,7 +169,7 @@ def config_of_weights(path: str | Path) -> Config:
     """
     fields = json.loads(read_weights(path)[1]["network"])
     if not fields.keys() >= set(NETWORK_FIELDS):
-        raise ValueError(f"{path} holds a backbone alone; train from it first, or give a run's weights")
+        raise ValueError(f"{path} holds a backbone alone; train from it first")
     return Config(**fields)
 
 
@@ -182,7 +182,9 @@ def load_network(
     needs. Raises ValueError unless either `workdir` or `weights` is given.
     """
     if bool(workdir) == bool(weights) or (exp and workdir):
-        raise ValueError("give either --workdir RUN, or --weights FILE (and --exp NAME if you like)")
+        raise ValueError(
+            "give either --workdir RUN, or --weights FILE (with --exp NAME or without)"
+        )
     path = weights_of_run(workdir) if workdir else weights
     if workdir:
         config = read_config(workdir)

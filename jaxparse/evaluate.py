@@ -24,7 +24,7 @@ from jaxparse.classes import NAMES, LabelOrder
 from jaxparse.data import FolderSource, SyntheticSource, make_source, read_ahead
 from jaxparse.files import atomic_path
 from jaxparse.metrics import Scores, scores
-from jaxparse.parser import Parser, Parsing, TestTime
+from jaxparse.parser import PLAIN, Parser, Parsing, Picture, TestTime
 from jaxparse.steps import use_compilation_cache
 
 
@@ -60,11 +60,14 @@ def evaluate_pictures(
 
     Threads read ahead and count behind. Raises ValueError for a picture that cannot be read.
     """
-    pictures = read_ahead(lambda i: parser.prepare(*source.read(i)), range(len(source)), num_workers)
+
+    def read(index: int) -> Picture:
+        return parser.prepare(*source.read(index))
 
     def count_one(parsing: Parsing) -> tuple[Parsing, Counts]:
         return parsing, count(parsing.label, parsing.mask)
 
+    pictures = read_ahead(read, range(len(source)), num_workers)
     return read_ahead(count_one, parser.parse(pictures), num_workers)
 
 
@@ -75,7 +78,7 @@ def evaluate_network(
     data_dir: str | None = None,
     split: Literal["val", "train"] = "val",
     label_order: LabelOrder | None = None,
-    test_time: tyro.conf.OmitArgPrefixes[TestTime] = TestTime(),
+    test_time: tyro.conf.OmitArgPrefixes[TestTime] = PLAIN,
     batch_size: int | None = None,
     num_workers: int | None = None,
     output: Path | None = None,

@@ -60,12 +60,15 @@ class TestTime:
         if not self.scales or not all(0.1 <= scale <= 4 for scale in self.scales):
             raise ValueError(f"scales are {self.scales}; give some, each between 0.1 and 4")
         if self.window and self.window < 32:
-            raise ValueError(f"window is {self.window}; it must be at least 32 pixels, or 0 for none")
+            raise ValueError(f"window is {self.window}; it must be at least 32 pixels, or 0")
         if not 0 <= self.stride <= self.window:
             raise ValueError(
                 f"stride is {self.stride}; it must be at most the window, {self.window} pixels, "
                 "or pixels between windows are left out"
             )
+
+
+PLAIN = TestTime()
 
 
 class Picture(NamedTuple):
@@ -177,9 +180,7 @@ def _axis(
     """
     tiles = -(-out_size // TILE)
     # [N, out_size, in_size], in pixels of the picture at its scale.
-    matrices = [
-        [window_matrix(in_size, first, window, total, out_size) for first in starts]
-    ]
+    matrices = [[window_matrix(in_size, first, window, total, out_size) for first in starts]]
     if flip:
         ends = (total - window - first for first in starts)
         mirrored = (window_matrix(in_size, end, window, total, out_size) for end in ends)
@@ -201,11 +202,11 @@ def _tiles(levels: Sequence[Level], size: tuple[int, int]) -> list[list[list[Par
     """The parts of each tile of a picture, in rows of tiles."""
     axes = []
     for level in levels:
-        flip, *inputs = level.logits.shape[2:5]
-        starts = zip(inputs, (level.rows, level.columns), level.window, level.size, size)
-        rows, columns = (_axis(*arguments, False) for arguments in starts)
-        if flip == 2:
-            columns = _axis(inputs[1], level.columns, level.window[1], level.size[1], size[1], True)
+        views, height, width = level.logits.shape[2:5]
+        rows = _axis(height, level.rows, level.window[0], level.size[0], size[0], False)
+        columns = _axis(
+            width, level.columns, level.window[1], level.size[1], size[1], flip=views == 2
+        )
         axes.append((level.logits, rows, columns))
 
     def part(logits: Array, row: tuple, column: tuple) -> Part:
@@ -263,7 +264,7 @@ class Parsing:
     def save(self, path: str | Path) -> None:
         """Writes the mask as a palette PNG whose indices are the classes."""
         if Path(path).suffix.lower() != ".png":
-            raise ValueError(f"{path} is no name for a mask; it must end in .png, which loses nothing")
+            raise ValueError(f"{path} is no name for a mask; it must end in .png")
         write_mask(Path(path), self.mask)
 
 
@@ -275,7 +276,7 @@ class Parser:
         config: Config,
         params: dict[str, Any],
         batch_stats: dict[str, Any],
-        test_time: TestTime = TestTime(),
+        test_time: TestTime = PLAIN,
     ) -> None:
         """Of `config` it takes the network, image_size and batch_size, the pictures at once.
 
@@ -292,7 +293,7 @@ class Parser:
 
     @classmethod
     def load(
-        cls, weights: str | Path, test_time: TestTime = TestTime(), batch_size: int = 4
+        cls, weights: str | Path, test_time: TestTime = PLAIN, batch_size: int = 4
     ) -> "Parser":
         """The network of a weights file (.safetensors) or of a run's folder (its best weights).
 

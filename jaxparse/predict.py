@@ -23,7 +23,7 @@ from jaxparse.data import read_ahead
 from jaxparse.files import atomic_path
 from jaxparse.folders import find_images
 from jaxparse.images import write_image, write_mask
-from jaxparse.parser import Parser, Parsing, Picture, TestTime
+from jaxparse.parser import PLAIN, Parser, Parsing, Picture, TestTime
 from jaxparse.steps import use_compilation_cache
 
 T = TypeVar("T")
@@ -116,7 +116,7 @@ def predict(
     overlay: bool = False,
     logits: bool = False,
     label_order: LabelOrder = "official",
-    test_time: tyro.conf.OmitArgPrefixes[TestTime] = TestTime(),
+    test_time: tyro.conf.OmitArgPrefixes[TestTime] = PLAIN,
     batch_size: int = 4,
     num_workers: int = 4,
 ) -> int:
