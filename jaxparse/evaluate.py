@@ -8,7 +8,6 @@ The tables and the names of the figures are mmsegmentation's.
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,20 +17,20 @@ import jax
 import numpy as np
 from jax import Array
 from PIL import Image
-from rich import box
-from rich.console import Console, Group
-from rich.table import Table
+from rich.console import Console
 
 from jaxparse import cli
 from jaxparse.checkpoint import BEST_WEIGHTS, load_network
-from jaxparse.classes import NAMES, NUM_CLASSES
+from jaxparse.classes import NUM_CLASSES
 from jaxparse.config import Config
 from jaxparse.data import EvalLoader, make_eval_loader
 from jaxparse.files import atomic_path
 from jaxparse.images import write_image
-from jaxparse.metrics import Scores, highest_class, scores
+from jaxparse.metrics import highest_class
 from jaxparse.models.functional import resize_logits
 from jaxparse.overlay import contact_sheet
+from jaxparse.score_tables import results, scores_table
+from jaxparse.scoring import scores
 from jaxparse.steps import (
     make_eval_step,
     make_logits_step,
@@ -67,31 +66,6 @@ def evaluate(
         confusion = eval_step(params, batch_stats, arrays)
         advance(min(number * len(names) * jax.process_count(), len(loader.source)))
     return total + np.asarray(confusion)
-
-
-def percent(share: float) -> float | None:
-    """0..1 -> 0..100, rounded to 4 decimals; None for NaN, which JSON has not."""
-    return None if math.isnan(share) else round(100 * float(share), 4)
-
-
-def results(scores: Scores) -> dict[str, Any]:
-    """Summary and per-class values in percent, as JSON can hold them; absent classes are None."""
-    return {name: percent(value) for name, value in scores.means().items()} | {
-        "IoU": dict(zip(NAMES, map(percent, scores.iou), strict=True)),
-        "Acc": dict(zip(NAMES, map(percent, scores.accuracy), strict=True)),
-    }
-
-
-def scores_table(scores: Scores) -> Group:
-    """The tables mmsegmentation prints: per class, then the summary, in percent."""
-    classes = Table("Class", "IoU", "Acc", box=box.ASCII2)
-    for name, *values in zip(NAMES, scores.iou, scores.accuracy, strict=True):
-        classes.add_row(name, *(f"{100 * value:.2f}" for value in values))
-    summary = Table(*scores.means(), box=box.ASCII2)
-    summary.add_row(*(f"{100 * value:.2f}" for value in scores.means().values()))
-    for column in (*classes.columns[1:], *summary.columns):
-        column.justify = "right"
-    return Group(classes, summary)
 
 
 def evaluate_network(

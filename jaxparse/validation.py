@@ -14,7 +14,7 @@ from jaxparse.data import EvalLoader
 from jaxparse.evaluate import evaluate
 from jaxparse.faults import writing
 from jaxparse.logs import MetricsLog
-from jaxparse.metrics import Scores, scores
+from jaxparse.scoring import Scores, scores
 from jaxparse.steps import TrainState, make_eval_step
 
 

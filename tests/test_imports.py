@@ -21,6 +21,9 @@ LAYERS = [
         "data",
         "losses",
         "metrics",
+        "scoring",
+        "score_tables",
+        "score_folders",
         "optim",
         "precision",
         "logs",
@@ -48,6 +51,8 @@ WITHIN = {
     "portrait": {"drawing"},
     "synthetic": {"portrait", "drawing"},
     "data": {"folders", "synthetic"},
+    "score_tables": {"scoring"},
+    "score_folders": {"folders", "scoring"},
     "steps": set(),
     "train": {"evaluate", "plan", "validation"},
     "validation": {"evaluate"},
@@ -66,6 +71,9 @@ WITHOUT_JAX = {
     "portrait",
     "synthetic",
     "data",
+    "scoring",
+    "score_tables",
+    "score_folders",
 }
 
 
