@@ -1,56 +1,40 @@
-"""mIoU of a network on labelled pictures, or of masks that are there, at the masks' own sizes.
+"""Scores of a network on labelled pictures, or of masks that any tool has written.
 
     python -m jaxparse.evaluate --workdir RUN
-    python -m jaxparse.evaluate --weights FILE --data-dir DIR --flip
+    python -m jaxparse.evaluate --weights FILE --data-dir DIR --flip --scales 0.75 1 1.25
+    python -m jaxparse.evaluate --predictions DIR --labels DIR
 
-The tables and the names of the figures are mmsegmentation's.
+All at the masks' own sizes. The tables and the names of the figures are mmsegmentation's.
 """
 
 import json
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import tyro
-from rich import box
-from rich.console import Console, Group
-from rich.table import Table
+from rich.console import Console
 
 from jaxparse import cli
 from jaxparse.checkpoint import BEST_WEIGHTS, load_network
-from jaxparse.classes import NAMES, LabelOrder
+from jaxparse.classes import LABEL_ORDERS, LabelOrder
 from jaxparse.data import FolderSource, SyntheticSource, make_source, read_ahead
 from jaxparse.files import atomic_path
-from jaxparse.metrics import Scores, scores
 from jaxparse.parser import PLAIN, Parser, Parsing, Picture, TestTime
+from jaxparse.score_folders import score_folders
+from jaxparse.score_tables import results, scores_table
+from jaxparse.scoring import (
+    Counts,
+    bootstrap_interval,
+    count,
+    joined_scores,
+    likelier_order,
+    scores,
+    total,
+)
 from jaxparse.steps import use_compilation_cache
-
-
-def percent(share: float) -> float | None:
-    """0..1 -> 0..100, rounded to 4 decimals; None for NaN, which JSON has not."""
-    return None if math.isnan(share) else round(100 * float(share), 4)
-
-
-def results(scores: Scores) -> dict[str, Any]:
-    """Summary and per-class values in percent, as JSON can hold them; absent classes are None."""
-    return {name: percent(value) for name, value in scores.means().items()} | {
-        "IoU": dict(zip(NAMES, map(percent, scores.iou), strict=True)),
-        "Acc": dict(zip(NAMES, map(percent, scores.accuracy), strict=True)),
-    }
-
-
-def scores_table(scores: Scores) -> Group:
-    """The tables mmsegmentation prints: per class, then the summary, in percent."""
-    classes = Table("Class", "IoU", "Acc", box=box.ASCII2)
-    for name, *values in zip(NAMES, scores.iou, scores.accuracy, strict=True):
-        classes.add_row(name, *(f"{100 * value:.2f}" for value in values))
-    summary = Table(*scores.means(), box=box.ASCII2)
-    summary.add_row(*(f"{100 * value:.2f}" for value in scores.means().values()))
-    for column in (*classes.columns[1:], *summary.columns):
-        column.justify = "right"
-    return Group(classes, summary)
 
 
 def evaluate_pictures(
@@ -71,19 +55,57 @@ def evaluate_pictures(
     return read_ahead(count_one, parser.parse(pictures), num_workers)
 
 
-def evaluate_network(
+def publish(counts: Sequence[Counts], about: dict[str, Any], output: Path) -> None:
+    """Prints the tables, with a warning if masks look numbered otherwise, and writes JSON."""
+    confusion, boundary = total(counts)
+    interval = bootstrap_interval(np.stack([counts.confusion for counts in counts]))
+    figures = scores(confusion, boundary), joined_scores(confusion), interval
+    console = Console()
+    console.print(scores_table(*figures))
+    for what, matrix in {"label": confusion, "prediction": confusion.T}.items():
+        if order := likelier_order(matrix, LABEL_ORDERS):
+            console.print(
+                f"warning: the {what}s look as if they number the classes in the order {order}; if "
+                f"so, give --{what}-order {order}",
+                soft_wrap=True,
+            )
+            break
+    with atomic_path(output) as temporary:
+        content = about | {"pictures": len(counts)} | results(*figures)
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    print(f"written to {output}")
+
+
+def evaluate_masks(
+    predictions: Path, labels: Path, prediction_order: LabelOrder, label_order: LabelOrder
+) -> list[Counts]:
+    """What every mask counts against its label, with a progress bar. Raises as score_folders."""
+    with cli.progress_bar(Console(stderr=True)) as progress:
+        task = progress.add_task("scoring")
+
+        def advance(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        orders = prediction_order, label_order
+        return list(score_folders(predictions, labels, advance, *orders).values())
+
+
+def evaluate(
     workdir: str | None = None,
     exp: str | None = None,
     weights: str | None = None,
     data_dir: str | None = None,
     split: Literal["val", "train"] = "val",
+    predictions: Path | None = None,
+    labels: Path | None = None,
     label_order: LabelOrder | None = None,
+    prediction_order: LabelOrder | None = None,
     test_time: tyro.conf.OmitArgPrefixes[TestTime] = PLAIN,
     batch_size: int | None = None,
     num_workers: int | None = None,
     output: Path | None = None,
 ) -> None:
-    """Prints IoU and accuracy per class and writes them as JSON.
+    """Prints IoU, accuracy, F1 and boundary IoU per class and their means; writes them as JSON.
 
     Args:
         workdir: Folder of a run; its best weights are taken.
@@ -91,12 +113,27 @@ def evaluate_network(
         weights: Weights of a network (.safetensors), in place of a run.
         data_dir: Folder with val/, or `synthetic`; default: that of the run or experiment.
         split: Pictures to evaluate on.
-        label_order: How the masks number the classes; default: as in the run or experiment.
+        predictions: Folder of masks to score, in place of a network.
+        labels: Folder of the true masks, of the same names, with --predictions.
+        label_order: How the true masks number the classes; default: as in the run or experiment.
+        prediction_order: How the masks of --predictions number them; default: official.
         batch_size: Pictures, or windows, at once; default: that of the run or experiment.
         num_workers: Threads that decode pictures; default: that of the run or experiment.
         output: File to write; default RUN/results.json, without a run ./results.json.
     """
-    config, *weights_of_network = load_network(workdir, exp, weights)
+    output = output or Path(workdir or ".") / "results.json"
+    if predictions or labels:
+        if not (predictions and labels) or workdir or weights or data_dir:
+            raise ValueError(
+                "--predictions DIR and --labels DIR go together, and without a network"
+            )
+        orders = prediction_order or "official", label_order or "official"
+        counts = evaluate_masks(predictions, labels, *orders)
+        publish(counts, {"predictions": str(predictions), "labels": str(labels)}, output)
+        return
+    if prediction_order:
+        raise ValueError("--prediction-order tells of --predictions; a network's are official")
+    config, *arrays = load_network(workdir, exp, weights)
     given = {
         "data_dir": data_dir,
         "label_order": label_order,
@@ -105,37 +142,24 @@ def evaluate_network(
     }
     config = replace(config, **{k: v for k, v in given.items() if v is not None})
     source = make_source(config, split)
-    parser = Parser(config, *weights_of_network, test_time)
+    evaluated = evaluate_pictures(Parser(config, *arrays, test_time), source, config.num_workers)
     with cli.progress_bar(Console(stderr=True)) as progress:
-        evaluated = evaluate_pictures(parser, source, config.num_workers)
-        counts = [
-            counts
-            for _, counts in progress.track(evaluated, total=len(source), description="evaluating")
-        ]
-    network_scores = scores(total(counts).confusion)
-    Console().print(scores_table(network_scores))
+        evaluated = progress.track(evaluated, total=len(source), description="evaluating")
+        counts = [counts for _, counts in evaluated]
     about = {
         "experiment": exp or workdir,
         "weights": weights or str(Path(workdir) / BEST_WEIGHTS),
         "data_dir": config.data_dir,
         "split": split,
-        "pictures": len(source),
+        "test_time": vars(test_time),
     }
-    output = output or Path(workdir or ".") / "results.json"
-    write_results(output, about | results(network_scores))
-    print(f"written to {output}")
-
-
-def write_results(path: Path, content: dict[str, Any]) -> None:
-    """Writes the dict as JSON, whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    publish(counts, about, output)
 
 
 def main() -> None:
-    """Command line of `evaluate_network`."""
+    """Command line of `evaluate`."""
     use_compilation_cache()
-    tyro.cli(evaluate_network, prog="python -m jaxparse.evaluate")
+    tyro.cli(evaluate, prog="python -m jaxparse.evaluate")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from jaxparse.images import read_size, require_equal_sizes
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 MASK_SUFFIXES = (".png",)
+FOREIGN_MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # lossless: other tools' masks
 PREDICT_SUFFIXES = (*IMAGE_SUFFIXES, ".bmp", ".webp", ".tif", ".tiff")
 HEADER_THREADS = 8  # hides a slow disk's latency; on a fast one a single thread is as quick
 
@@ -91,6 +92,39 @@ def match_names(data_dir: str | Path, split: str) -> tuple[list[tuple[Path, Path
         wanted = f"{image_dir / stem}.jpg (.jpeg, .png)"
         faults.append(f"mask {masks[stem]} has no image; add {wanted} or remove the mask")
     return [(images[stem], masks[stem]) for stem in sorted(images.keys() & masks.keys())], faults
+
+
+def match_masks(predictions: Path, labels: Path) -> list[tuple[Path, Path]]:
+    """(prediction, label) paths of two folders, of equal name without suffix and sorted by it.
+
+    Overlays that `jaxparse.predict` writes beside its masks are passed over. Raises ValueError if a
+    folder is missing or empty, or a mask has no partner.
+    """
+    found = []
+    for folder in (predictions, labels):
+        if not folder.is_dir():
+            raise ValueError(f"there is no folder {folder}; expected masks in it")
+        masks, faults = _by_stem(_pictures(folder, FOREIGN_MASK_SUFFIXES))
+        if faults:
+            raise ValueError(faults[0])
+        found.append(masks)
+    predicted, labelled = found
+    overlays = {f"{stem}_overlay" for stem in predicted}
+    predicted = {stem: path for stem, path in predicted.items() if stem not in overlays}
+    alone = _alone(labelled, predicted, "prediction", predictions)
+    alone += _alone(predicted, labelled, "label", labels)
+    if alone:
+        raise ValueError(f"{'; '.join(alone)}: give the masks of the same pictures, equally named")
+    return [(predicted[stem], labelled[stem]) for stem in sorted(predicted)]
+
+
+def _alone(masks: dict[str, Path], others: dict[str, Path], other: str, folder: Path) -> list[str]:
+    """At most one line: how many of `masks` have no partner in `others`, and the first three."""
+    stems = sorted(masks.keys() - others.keys())
+    if not stems:
+        return []
+    examples = ", ".join([str(masks[stem]) for stem in stems[:3]] + ["…"] * (len(stems) > 3))
+    return [f"{len(stems)} of {len(masks)} masks have no {other} in {folder} ({examples})"]
 
 
 def _find_folders(base: Path, split: str) -> tuple[Path, Path]:

@@ -1,10 +1,7 @@
-"""Confusion matrix on the device, scores from it in numpy."""
-
-from dataclasses import dataclass
+"""Classes from logits and their confusion matrix, on the device; `scoring` makes scores of it."""
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jaxparse.classes import IGNORE_LABEL, NUM_CLASSES
@@ -41,44 +38,3 @@ def confusion_matrix(label: Array, prediction: Array) -> Array:
     )
     rows = jnp.einsum("rlw,rpw->rlp", label, prediction)
     return rows.astype(jnp.int32).sum(0)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Shares in 0..1; per class [19], NaN (left out of means) for classes that do not occur.
-
-    A class without labelled pixels has no accuracy; it has an IoU, 0, if it was predicted.
-    """
-
-    iou: np.ndarray
-    accuracy: np.ndarray
-    pixel_accuracy: float
-
-    @property
-    def mean_iou(self) -> float:
-        return _mean(self.iou)
-
-    @property
-    def mean_accuracy(self) -> float:
-        return _mean(self.accuracy)
-
-    def means(self) -> dict[str, float]:
-        """The three figures of a network, by the names mmsegmentation gives them."""
-        return {"aAcc": self.pixel_accuracy, "mIoU": self.mean_iou, "mAcc": self.mean_accuracy}
-
-
-def _mean(values: np.ndarray) -> float:
-    present = values[~np.isnan(values)]
-    return float(present.mean()) if present.size else float("nan")
-
-
-def scores(confusion: np.ndarray) -> Scores:
-    """IoU and accuracy per class from an integer confusion matrix [19, 19]."""
-    confusion = confusion.astype(np.float64)
-    hits = np.diag(confusion)
-    labelled, predicted = confusion.sum(1), confusion.sum(0)
-    with np.errstate(invalid="ignore"):
-        iou = hits / (labelled + predicted - hits)
-        accuracy = hits / labelled
-        pixel_accuracy = hits.sum() / confusion.sum()
-    return Scores(iou, accuracy, float(pixel_accuracy))

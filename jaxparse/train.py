@@ -23,12 +23,12 @@ from jaxparse.cli import INTERRUPTED, progress_bar, run
 from jaxparse.config import Config, differing_fields, parse_arguments, read_config, save_config
 from jaxparse.data import EvalLoader, make_eval_loader, make_train_loader
 from jaxparse.distributed import Processes, StopVote, joined
-from jaxparse.evaluate import scores_table
 from jaxparse.faults import quiet_aftermath, sole_run, stop_requests, writing
 from jaxparse.logs import MetricsLog
-from jaxparse.metrics import Scores
 from jaxparse.optim import learning_rate
 from jaxparse.plan import PlanOptions, compile_only, parameters_table, plan_run
+from jaxparse.score_tables import scores_table
+from jaxparse.scoring import Scores
 from jaxparse.steps import (
     StepMetrics,
     TrainState,

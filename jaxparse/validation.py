@@ -18,9 +18,10 @@ from jaxparse.data import EvalLoader
 from jaxparse.faults import writing
 from jaxparse.images import write_image
 from jaxparse.logs import MetricsLog
-from jaxparse.metrics import Scores, highest_class, scores
+from jaxparse.metrics import highest_class
 from jaxparse.models.functional import resize_logits
 from jaxparse.overlay import contact_sheet
+from jaxparse.scoring import Scores, scores
 from jaxparse.steps import (
     TrainState,
     make_eval_step,

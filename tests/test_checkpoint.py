@@ -139,8 +139,8 @@ def test_files_of_other_kinds(tmp_path: Path, arrays: dict[str, np.ndarray]) -> 
         read_weights(cut)
 
 
-def test_load_network_needs_a_run_or_an_experiment_with_weights(tmp_path: Path) -> None:
-    both = "give either --workdir RUN, or --exp NAME and --weights FILE"
+def test_load_network_needs_a_run_or_weights(tmp_path: Path) -> None:
+    both = "give either --workdir RUN, or --weights FILE"
     for arguments in [(None, None, None), (None, "swin_t", None), ("run", "swin_t", "w")]:
         with pytest.raises(ValueError, match=both):
             load_network(*arguments)

@@ -4,184 +4,176 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import Array
 from PIL import Image
-from rich.console import Console
 
-from jaxparse import cli, evaluate
-from jaxparse.data import make_eval_loader
-from jaxparse.images import read_label, write_image, write_mask
-from jaxparse.metrics import scores
-from jaxparse.overlay import colourise
-from jaxparse.predict import predict_files, predict_tiled
-from jaxparse.steps import make_eval_step
-from jaxparse.synthetic import draw_face
+from jaxparse import cli, evaluate, parser
+from jaxparse.classes import LABEL_ORDERS, MIRRORED
+from jaxparse.images import read_label, write_mask
+from jaxparse.scoring import count, joined_scores, scores, total
 from tests.conftest import Nano
-
-# All in the same padded size, so that one program evaluates them: 4 + 3 in batches of 4.
-SIZES = [(64, 64), (37, 91), (64, 128), (50, 70), (33, 65), (1, 128), (60, 100)]
-
-
-@pytest.fixture(scope="module")
-def eval_step(nano: Nano) -> Callable[..., Array]:
-    return make_eval_step(nano.config)
+from tests.faces import SIZES, write_faces
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Drawn faces, stretched to many sizes, a part of every mask ignored."""
-    folder = tmp_path_factory.mktemp("data")
-    for index, (height, width) in enumerate(SIZES):
-        image, label = map(Image.fromarray, draw_face(0, index, 64))
-        label = np.array(label.resize((width, height), Image.Resampling.NEAREST))
-        label[:, -5:] = 255
-        image = np.asarray(image.resize((width, height)))
-        write_image(folder / "val" / "images" / f"{index}.png", image)
-        write_mask(folder / "val" / "masks" / f"{index}.png", label)
+    return write_faces(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def command(
+    nano: Nano, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, dict, str]]:
+    """Runs the command line; its exit code, results.json and what it printed."""
+    step = lambda config: lambda params, batch_stats, image: nano.network(image)  # noqa: E731
+    monkeypatch.setattr(parser, "make_logits_step", step)
+    output = tmp_path / "results.json"
+
+    def run(*flags: object) -> tuple[int, dict, str]:
+        output.unlink(missing_ok=True)
+        flags = map(str, (*flags, "--output", output))
+        monkeypatch.setattr(sys, "argv", ["evaluate", *flags])
+        with pytest.raises(SystemExit) as caught:
+            cli.run(evaluate.main)
+        written = json.loads(output.read_text()) if output.exists() else {}
+        return caught.value.code, written, "".join(capsys.readouterr())
+
+    return run
+
+
+def parsed(nano: Nano, data_dir: Path, **settings: object) -> dict[str, np.ndarray]:
+    """The masks of the network, by file name."""
+    arrays = nano.params, nano.batch_stats
+    network = parser.Parser(nano.config, *arrays, parser.TestTime(**settings))
+    paths = sorted((data_dir / "val" / "images").iterdir())
+    return {path.name: result.mask for path, result in zip(paths, network(paths), strict=True)}
+
+
+def test_scores_a_network(nano: Nano, command: Callable, data_dir: Path) -> None:
+    flags = ("--weights", nano.weights, "--data-dir", data_dir)
+    code, written, printed = command("--exp", nano.experiment, *flags)
+    assert code == 0
+    masks = parsed(nano, data_dir)
+    counts = total(
+        count(read_label(data_dir / "val" / "masks" / name), mask) for name, mask in masks.items()
+    )
+    assert counts.confusion.sum() == sum(height * (width - 5) for height, width in SIZES)
+    wanted = scores(*counts)
+    assert written["mIoU"] == pytest.approx(100 * wanted.mean_iou, abs=1e-4)
+    assert written["mF1"] == pytest.approx(100 * wanted.summary()["mF1"], abs=1e-4)
+    assert written["BoundaryIoU"]["skin"] == pytest.approx(100 * wanted.boundary_iou[1], abs=1e-4)
+    joined = written["left_right_joined"]["mIoU"]
+    assert joined == pytest.approx(100 * joined_scores(counts.confusion).mean_iou, abs=1e-4)
+    low, high = written["mIoU_interval"]
+    assert low < written["mIoU"] < high
+    assert (written["pictures"], written["split"]) == (7, "val")
+    assert (written["data_dir"], written["weights"]) == (str(data_dir), nano.weights)
+    assert f"{written['mIoU']:.2f}" in printed and "necklace" in printed
+    assert "warning" not in printed
+
+
+def test_flip_scores_the_averaged_masks(nano: Nano, command: Callable, data_dir: Path) -> None:
+    flags = ("--weights", nano.weights, "--data-dir", data_dir, "--flip")
+    code, written, _ = command("--exp", nano.experiment, *flags)
+    masks = parsed(nano, data_dir, flip=True)
+    assert any((mask != parsed(nano, data_dir)[name]).any() for name, mask in masks.items())
+    counts = total(
+        count(read_label(data_dir / "val" / "masks" / name), mask) for name, mask in masks.items()
+    )
+    assert written["mIoU"] == pytest.approx(100 * scores(*counts).mean_iou, abs=1e-4)
+    assert (code, written["test_time"]["flip"]) == (0, True)
+
+
+@pytest.fixture
+def masks(data_dir: Path, tmp_path: Path) -> Path:
+    """Masks nearly as labelled: some pixels of each are background."""
+    folder = tmp_path / "masks"
+    for path in sorted((data_dir / "val" / "masks").iterdir()):
+        label = read_label(path)
+        label[label == 255] = 0
+        label[::7] = 0
+        write_mask(folder / path.name, label)
     return folder
 
 
-@pytest.fixture(scope="module")
-def counted(nano: Nano, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
-    """The confusion matrix of predict's masks, counted by numpy."""
-    output = tmp_path_factory.mktemp("masks")
-    paths = sorted((data_dir / "val" / "images").iterdir())
-    assert not list(predict_files(nano.config, nano.network, paths, output, [".png"]))
-    confusion = np.zeros((19, 19), np.int64)
-    for path in paths:
-        label = read_label(data_dir / "val" / "masks" / path.name)
-        pair = label, np.asarray(Image.open(output / path.name))
-        np.add.at(confusion, tuple(x[label != 255] for x in pair), 1)
-    return confusion
+def test_scores_masks_without_a_network(command: Callable, data_dir: Path, masks: Path) -> None:
+    labels = data_dir / "val" / "masks"
+    code, written, printed = command("--predictions", masks, "--labels", labels)
+    counts = total(count(read_label(labels / p.name), read_label(p)) for p in masks.iterdir())
+    assert code == 0
+    assert written["mIoU"] == pytest.approx(100 * scores(*counts).mean_iou, abs=1e-4)
+    assert (written["pictures"], written["labels"]) == (7, str(labels))
+    assert f"{written['mIoU']:.2f}" in printed and "warning" not in printed
 
 
-def test_evaluate_counts_what_predict_writes(
-    nano: Nano, eval_step: Callable[..., Array], data_dir: Path, counted: np.ndarray
+def test_other_label_orders_are_read_suspected_and_refused(
+    command: Callable, data_dir: Path, masks: Path, tmp_path: Path
 ) -> None:
-    loader = make_eval_loader(replace(nano.config, data_dir=str(data_dir)))
-    done = []
-    confusion = evaluate.evaluate(eval_step, nano.params, nano.batch_stats, loader, done.append)
-    assert confusion.dtype == np.int64
-    assert done == [4, 7]
-    # The places after the last picture add nothing: labelled pixels are those of the masks.
-    assert confusion.sum() == sum(height * (width - 5) for height, width in SIZES)
-    assert np.abs(confusion - counted).sum() <= 2  # a pixel may flip by rounding
-    assert (counted.sum(0) > 0).sum() >= 4  # predictions are varied
+    labels = data_dir / "val" / "masks"
+    _, official, _ = command("--predictions", masks, "--labels", labels)
+    for path in list(masks.iterdir()):
+        write_mask(path, read_label(path), "zllrunning")
+    both = ("--predictions", masks, "--labels", labels)
+    code, _, printed = command(*both)
+    assert code == 1
+    assert "was written in the order zllrunning, expected official" in printed
+
+    code, written, _ = command(*both, "--prediction-order", "zllrunning")
+    assert code == 0
+    assert {**written, "predictions": ""} == {**official, "predictions": ""}
+
+    for path in masks.iterdir():  # as a tool would that leaves no note in the file
+        Image.fromarray(np.asarray(Image.open(path))).save(path)
+    code, written, printed = command(*both)
+    assert code == 0 and written["mIoU"] < official["mIoU"] - 20
+    assert "give --prediction-order zllrunning" in printed
 
 
-def test_evaluate_sums_more_pixels_than_int32_holds(nano: Nano, data_dir: Path) -> None:
-    def full(*_: object) -> Array:
-        return jnp.full((19, 19), 2**31 - 1, jnp.int32)
-
-    loader = make_eval_loader(replace(nano.config, data_dir=str(data_dir)))
-    confusion = evaluate.evaluate(full, {}, {}, loader)
-    assert (confusion == 2 * (2**31 - 1)).all()
-
-
-def test_command_prints_the_table_and_writes_results(
-    nano: Nano,
-    eval_step: Callable[..., Array],
-    data_dir: Path,
-    counted: np.ndarray,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_a_networks_labels_in_another_order(
+    nano: Nano, command: Callable, data_dir: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(evaluate, "make_eval_step", lambda config: eval_step)
-    monkeypatch.chdir(tmp_path)
-    flags = ["--exp", nano.experiment, "--weights", nano.weights, "--data-dir", str(data_dir)]
-    monkeypatch.setattr(sys, "argv", ["evaluate", *flags])
-    with pytest.raises(SystemExit) as caught:
-        cli.run(evaluate.main)
-    assert caught.value.code == 0
-    written = json.loads((tmp_path / "results.json").read_text())
-    wanted = scores(counted)
-    assert written["mIoU"] == pytest.approx(100 * wanted.mean_iou, abs=0.01)
-    assert written["Acc"]["skin"] == pytest.approx(100 * wanted.accuracy[1], abs=0.01)
-    assert (written["pictures"], written["split"]) == (7, "val")
-    assert (written["data_dir"], written["weights"]) == (str(data_dir), nano.weights)
-    printed = capsys.readouterr().out
-    assert f"{written['mIoU']:.2f}" in printed and "necklace" in printed
+    flags = ("--exp", nano.experiment, "--weights", nano.weights, "--data-dir")
+    _, official, _ = command(*flags, data_dir)
+    other = write_faces(tmp_path / "other")
+    for path in (other / "val" / "masks").iterdir():
+        write_mask(path, read_label(path), "facer")
+    code, written, _ = command(*flags, other, "--label-order", "facer")
+    assert code == 0
+    assert written["IoU"] == official["IoU"]
 
 
-def test_bad_data_ends_in_one_line(
-    nano: Nano, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_orders_and_mirrors_are_permutations() -> None:
+    for order in LABEL_ORDERS.values():
+        assert sorted(order) == list(range(19))
+    np.testing.assert_array_equal(MIRRORED[MIRRORED], np.arange(19))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--data-dir", "DIR"], "DIR/val lacks its folders"),
+        (["--predictions", "DIR"], "--predictions DIR and --labels DIR go together, and without"),
+        (["--prediction-order", "facer"], "--prediction-order tells of --predictions"),
+    ],
+)
+def test_bad_input_ends_in_one_line(
+    nano: Nano, command: Callable, tmp_path: Path, flags: list[str], words: str
 ) -> None:
-    flags = ["--exp", nano.experiment, "--weights", nano.weights, "--data-dir", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["evaluate", *flags])
-    with pytest.raises(SystemExit) as caught:
-        cli.run(evaluate.main)
-    assert caught.value.code == 1
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {tmp_path / 'val'} lacks its folders")
-    assert error.count("\n") == 1
+    flags = [flag.replace("DIR", str(tmp_path)) for flag in flags]
+    code, written, printed = command("--weights", nano.weights, *flags)
+    assert code == 1 and not written
+    assert words.replace("DIR/", f"{tmp_path}/") in printed
+    assert printed.startswith("error: ") and printed.count("\n") == 1
 
 
-def half_right() -> np.ndarray:
-    confusion = np.zeros((19, 19), np.int64)
-    confusion[0, 0], confusion[0, 1], confusion[1, 1] = 1, 1, 2
-    return confusion
-
-
-def test_scores_table_is_laid_out_as_in_mmsegmentation(capsys: pytest.CaptureFixture[str]) -> None:
-    Console(width=80).print(evaluate.scores_table(scores(half_right())))
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "+-------------+-------+--------+"
-    assert lines[1] == "| Class       |   IoU |    Acc |"
-    assert lines[3] == "| background  | 50.00 |  50.00 |"
-    assert lines[4] == "| skin        | 66.67 | 100.00 |"
-    assert lines[5] == "| nose        |   nan |    nan |"
-    assert lines[-4:-1] == [
-        "|  aAcc |  mIoU |  mAcc |",
-        "+-------+-------+-------+",
-        "| 75.00 | 58.33 | 75.00 |",
-    ]
-
-
-def test_results_are_percent_and_null_for_absent_classes(tmp_path: Path) -> None:
-    evaluate.write_results(tmp_path / "r.json", evaluate.results(scores(half_right())))
-    written = json.loads((tmp_path / "r.json").read_text())
-    assert (written["aAcc"], written["mIoU"], written["mAcc"]) == (75, 58.3333, 75)
-    assert written["IoU"]["skin"] == 66.6667
-    assert written["IoU"]["nose"] is None and len(written["Acc"]) == 19
-    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
-
-
-def test_examples_show_picture_truth_and_prediction(
-    nano: Nano, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        evaluate, "make_logits_step", lambda config: lambda *args: nano.network(args[2])
-    )
-    loader = make_eval_loader(replace(nano.config, data_dir=str(data_dir)))
-    path = tmp_path / "examples.png"
-    evaluate.write_examples(path, nano.config, nano.params, nano.batch_stats, loader)
-    grid = np.asarray(Image.open(path))[18 : 18 + 4 * 64, : 3 * 64]
-    batch = next(iter(loader))
-    logits = nano.network(batch["image"])
-    cells = grid.reshape(4, 64, 3, 64, 3).swapaxes(1, 2)  # picture, column, height, width, RGB
-    for row, (picture, truth, prediction) in enumerate(cells):
-        np.testing.assert_array_equal(picture, batch["image"][row])
-        height, width = batch["size"][row]
-        y, x = (np.arange(64) + 0.5) * height // 64, (np.arange(64) + 0.5) * width // 64
-        label = batch["label"][row][np.ix_(y.astype(int), x.astype(int))]
-        np.testing.assert_array_equal(truth, colourise(label))
-        wanted = colourise(predict_tiled(logits[row], (64, 64)))
-        assert (prediction == wanted).mean() > 0.999
-
-
-def test_examples_leave_out_the_places_after_the_last_picture(
-    nano: Nano, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        evaluate, "make_logits_step", lambda config: lambda *args: nano.network(args[2])
-    )
-    loader = make_eval_loader(replace(nano.config, data_dir=str(data_dir)))
-    last = list(loader)[-1]
-    monkeypatch.setattr(type(loader), "__iter__", lambda self: iter([last]))
-    evaluate.write_examples(tmp_path / "x.png", nano.config, nano.params, nano.batch_stats, loader)
-    sheet = np.asarray(Image.open(tmp_path / "x.png"))
-    assert (sheet[18 + 3 * 64 :, : 3 * 64] == 255).all()  # three pictures, then white
+def test_pictures_come_with_their_masks(nano: Nano, data_dir: Path) -> None:
+    config = replace(nano.config, data_dir=str(data_dir))
+    source = evaluate.make_source(config, "val")
+    network = parser.Parser(config, nano.params, nano.batch_stats)
+    found = list(evaluate.evaluate_pictures(network, source, num_workers=2))
+    assert [parsing.mask.shape for parsing, _ in found] == SIZES
+    for index, (parsing, counts) in enumerate(found):
+        np.testing.assert_array_equal(parsing.label, source.read(index)[1])
+        wanted = count(parsing.label, parsing.mask)
+        np.testing.assert_array_equal(counts.confusion, wanted.confusion)

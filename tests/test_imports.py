@@ -21,13 +21,16 @@ LAYERS = [
         "data",
         "losses",
         "metrics",
+        "scoring",
+        "score_tables",
+        "score_folders",
         "optim",
         "precision",
         "logs",
         "overlay",
     }
     | {name for name in MODULES if name.startswith("models")},
-    {"checkpoint", "steps", "sources", "weight_files", "distributed"},
+    {"checkpoint", "steps", "sources", "weight_files", "distributed", "parser"},
     {
         "train",
         "validation",
@@ -43,14 +46,16 @@ LAYERS = [
 ]
 # What a layer may import of itself: importer -> imported.
 WITHIN = {
-    "config": {"files"},
+    "config": {"classes", "files"},
     "images": {"classes", "files"},
     "portrait": {"drawing"},
     "synthetic": {"portrait", "drawing"},
     "data": {"folders", "synthetic"},
+    "score_tables": {"scoring"},
+    "score_folders": {"folders", "scoring"},
     "steps": set(),
-    "train": {"evaluate", "plan", "validation"},
-    "validation": {"evaluate"},
+    "parser": {"checkpoint", "steps"},
+    "train": {"plan", "validation"},
     "convert_weights": {"verify"},
 }
 # data's command line, which imports it inside main().
@@ -66,6 +71,9 @@ WITHOUT_JAX = {
     "portrait",
     "synthetic",
     "data",
+    "scoring",
+    "score_tables",
+    "score_folders",
 }
 
 

@@ -2,15 +2,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxparse import cli, predict
-from jaxparse.images import write_image
+from jaxparse import cli, parser, predict
+from jaxparse.classes import PALETTE
+from jaxparse.images import read_label, write_image
 from jaxparse.overlay import blend
-from jaxparse.steps import predict_label
 from jaxparse.synthetic import draw_face
 from tests.conftest import Nano
 
@@ -18,7 +17,7 @@ from tests.conftest import Nano
 @pytest.fixture
 def command(nano: Nano, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Runs the command line; all runs share one compiled network."""
-    monkeypatch.setattr(predict, "make_logits_step", lambda config: lambda p, b, x: nano.network(x))
+    monkeypatch.setattr(parser, "make_logits_step", lambda config: lambda p, b, x: nano.network(x))
 
     def run(*flags: object) -> int:
         flags = ("--exp", nano.experiment, "--weights", nano.weights, *flags)
@@ -60,18 +59,6 @@ def require_highest(label: np.ndarray, logits: np.ndarray) -> None:
     chosen = np.take_along_axis(logits, label[..., None].astype(int), 2)[..., 0]
     assert (logits.max(2) - chosen).max() <= 1e-5 * np.abs(logits).max()
     assert (label == logits.argmax(2)).mean() > 0.999
-
-
-# Smaller than the logits, odd, exactly a tile, one over, tiles in both directions.
-@pytest.mark.parametrize("size", [(5, 3), (37, 91), (256, 256), (257, 40), (300, 530)])
-def test_tiles_equal_the_picture_as_a_whole(size: tuple[int, int]) -> None:
-    logits = np.random.default_rng(0).normal(size=(16, 12, 19)).astype(np.float32)
-    label = predict.predict_tiled(jax.device_put(logits), size)
-    assert label.shape == size and label.dtype == np.uint8
-    whole = predict_label(logits, np.array(size, np.int32), size)
-    assert (label == whole).mean() > 0.9999  # else equal logits but for rounding
-    if size != (300, 530):  # the slow formula takes seconds for it
-        require_highest(label, resized(logits, size))
 
 
 def test_masks_and_logits_of_all_kinds_of_pictures(
@@ -194,7 +181,9 @@ def test_no_input_is_one_line(
         (["--input"], "--input names no picture"),
         (["--batch-size", 0], "batch_size is 0; it must be at least 1"),
         (["--num-workers", 0], "num_workers is 0; it must be at least 1"),
-        (["--workdir", "runs/x"], "give either --workdir RUN, or --exp NAME and --weights FILE"),
+        (["--scales", 9], "scales are (9.0,); give some, each between 0.1 and 4"),
+        (["--window", 64, "--logits"], "--logits writes those of the whole picture"),
+        (["--workdir", "runs/x"], "give either --workdir RUN, or --weights FILE"),
     ],
 )
 def test_bad_flags_are_one_line(
@@ -208,3 +197,20 @@ def test_bad_flags_are_one_line(
     assert command("--input", path, "--output", tmp_path / "out", *flags) == 1
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
+
+
+def test_flip_and_label_order_reach_the_masks(
+    command: Callable[..., int], nano: Nano, tmp_path: Path
+) -> None:
+    paths = [draw(tmp_path / "in" / f"{i}.png", i, (50, 70)) for i in range(4)]
+    flags = ("--input", tmp_path / "in", "--flip", "--label-order", "zllrunning")
+    assert command(*flags, "--output", tmp_path / "out") == 0
+    arrays = nano.params, nano.batch_stats
+    flipping = parser.Parser(nano.config, *arrays, parser.TestTime(flip=True))
+    for path, result in zip(paths, flipping(paths), strict=True):
+        written = read_label(tmp_path / "out" / path.name, "zllrunning")
+        np.testing.assert_array_equal(written, result.mask)
+    indices = np.asarray(Image.open(tmp_path / "out" / path.name))
+    assert (indices != result.mask).any()
+    colours = np.asarray(Image.open(tmp_path / "out" / path.name).convert("RGB"))
+    np.testing.assert_array_equal(colours, PALETTE[result.mask])  # whatever the order

@@ -1,0 +1,241 @@
+import numpy as np
+import pytest
+
+from jaxparse.classes import NAMES
+from jaxparse.scoring import (
+    bootstrap_interval,
+    count,
+    joined_scores,
+    likelier_order,
+    picture_f1,
+    scores,
+    total,
+)
+
+NAN = float("nan")
+
+
+def matrix(*cells: tuple[int, int, int]) -> np.ndarray:
+    """[19, 19] of (label, prediction, pixels)."""
+    confusion = np.zeros((19, 19), np.int64)
+    for label, prediction, pixels in cells:
+        confusion[label, prediction] = pixels
+    return confusion
+
+
+def blobs(seed: int, size: tuple[int, int], ignored: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """A label of rectangles, some ignored, and a prediction that differs by further rectangles."""
+    rng = np.random.default_rng(seed)
+    label = np.zeros(size, np.uint8)
+    prediction = label
+    for index in range(30):
+        if index == 22:
+            prediction = label.copy()
+        y, x = rng.integers(0, size)
+        height, width = 1 + rng.integers(0, np.array(size) // 2 + 1)
+        mask = label if index < 22 else prediction
+        mask[y : y + height, x : x + width] = rng.integers(0, 16)
+    if ignored:
+        label[rng.random(size) < 0.002] = 255
+        label[: size[0] // 8, size[1] // 2 :] = 255
+    return label, prediction
+
+
+def eroded_boundary(mask: np.ndarray, distance: int) -> np.ndarray:
+    """The paper's boundary of one bool mask: less its erosion by a 3×3 square, `distance` times."""
+    height, width = mask.shape
+    eroded = mask
+    for _ in range(distance):
+        padded = np.pad(eroded, 1)
+        eroded = np.logical_and.reduce(
+            [padded[y : y + height, x : x + width] for y in range(3) for x in range(3)]
+        )
+    return mask & ~eroded
+
+
+@pytest.mark.parametrize("size", [(64, 64), (37, 91), (200, 150), (1, 128), (3, 2), (1, 1)])
+@pytest.mark.parametrize("ignored", [False, True])
+def test_counts_equal_a_plain_count_per_class(size: tuple[int, int], ignored: bool) -> None:
+    label, prediction = blobs(sum(size), size, ignored)
+    confusion, boundary = count(label, prediction)
+    distance = max(1, round(0.02 * np.hypot(*size)))
+    counted = label != 255
+    seen = np.where(counted, prediction, 255)
+    for index in range(19):
+        for column in range(19):
+            assert confusion[index, column] == ((label == index) & (seen == column)).sum()
+        sides = [eroded_boundary(mask == index, distance) for mask in (label, seen)]
+        wanted = [(sides[0] & sides[1]).sum(), *(side.sum() for side in sides)]
+        np.testing.assert_array_equal(boundary[:, index], wanted)
+    assert (confusion.dtype, boundary.dtype) == (np.int64, np.int64)
+
+
+def test_boundary_is_as_wide_as_asked_and_has_the_picture_s_edge() -> None:
+    label = np.zeros((60, 80), np.uint8)  # diagonal 100
+    label[:, 40:] = 1
+    for share, distance in ((0.02, 2), (0.05, 5), (0.001, 1)):
+        boundary = count(label, label, share).boundary
+        inner = (60 - 2 * distance) * (40 - 2 * distance)
+        np.testing.assert_array_equal(boundary[:, :3].T, [[60 * 40 - inner] * 3] * 2 + [[0] * 3])
+
+
+def test_boundary_of_a_right_prediction_beside_ignored_pixels_is_right() -> None:
+    label, _ = blobs(3, (120, 90))
+    prediction = np.where(label == 255, 7, label).astype(np.uint8)
+    result = scores(*count(label, prediction))
+    labelled = ~np.isnan(result.iou)
+    assert (result.boundary_iou[labelled] == 1).all() and labelled.sum() > 4
+    assert np.isnan(result.boundary_iou[~labelled]).all()
+
+
+def test_boundary_iou_by_hand() -> None:
+    # 50×50: distance 1. Squares of 10×10, moved by 1: rings of 36 pixels; two sides of each ring
+    # lie beside the other's, and the rings cross in 2 pixels: 2 + 0 shared, 36 + 36 - 2 in all.
+    label, prediction = np.zeros((2, 50, 50), np.uint8)
+    label[10:20, 10:20] = 1
+    prediction[11:21, 11:21] = 1
+    result = scores(*count(label, prediction))
+    assert result.boundary_iou[1] == pytest.approx(2 / 70)
+    assert result.iou[1] == pytest.approx(81 / 119)
+
+
+def test_all_pixels_ignored_count_nothing() -> None:
+    counts = count(np.full((9, 9), 255, np.uint8), np.zeros((9, 9), np.uint8))
+    assert not counts.confusion.any() and not counts.boundary.any()
+
+
+@pytest.mark.parametrize("value", [19, 75, 76, 254])
+def test_other_values_are_refused(value: int) -> None:
+    label, prediction = blobs(0, (20, 20))
+    bad = label.copy()
+    bad[3, 3] = value
+    with pytest.raises(ValueError, match=f"label holds {value}, outside 0..18 and 255"):
+        count(bad, prediction)
+    with pytest.raises(ValueError, match="prediction holds 255, outside 0..18"):
+        count(label, np.where(label == 255, 255, prediction).astype(np.uint8))
+
+
+def test_total_is_the_sum() -> None:
+    pairs = [blobs(seed, (40, 50)) for seed in range(3)]
+    counts = [count(*pair) for pair in pairs]
+    summed = total(iter(counts))
+    np.testing.assert_array_equal(summed.confusion, sum(c.confusion for c in counts))
+    np.testing.assert_array_equal(summed.boundary, sum(c.boundary for c in counts))
+    assert total(counts[:1]).confusion.sum() == (pairs[0][0] != 255).sum()
+
+
+def test_scores_by_hand() -> None:
+    # Class 0: 6 of 8 found, 2 of class 1 taken for it; class 2 only predicted, 3 never found.
+    result = scores(matrix((0, 0, 6), (0, 2, 2), (1, 1, 3), (1, 0, 2), (3, 0, 1)))
+    np.testing.assert_allclose(result.iou, [6 / 11, 3 / 5, 0, 0] + [NAN] * 15)
+    np.testing.assert_allclose(result.accuracy, [6 / 8, 3 / 5, NAN, 0] + [NAN] * 15)
+    np.testing.assert_allclose(result.f1, [12 / 17, 6 / 8, 0, 0] + [NAN] * 15)
+    assert result.means() == {
+        "aAcc": pytest.approx(9 / 14),
+        "mIoU": pytest.approx((6 / 11 + 3 / 5) / 4),
+        "mAcc": pytest.approx((6 / 8 + 3 / 5) / 3),
+    }
+    assert result.summary() == result.means() | {
+        "mF1": pytest.approx((12 / 17 + 6 / 8) / 4),
+        "mF1_without_background": pytest.approx((6 / 8) / 3),
+    }
+
+
+def test_scores_equal_what_mmsegmentation_printed() -> None:
+    # IoUMetric.intersect_and_union and total_area_to_metrics of mmsegmentation 1.2.2, in percent.
+    rng = np.random.default_rng(5)
+    label = rng.integers(0, 6, (24, 32)).astype(np.uint8)
+    kept, other = rng.random((24, 32)) < 0.7, rng.integers(2, 8, (24, 32))
+    prediction = np.where(kept, label, other).astype(np.uint8)
+    label[rng.random((24, 32)) < 0.1] = 255
+    result = scores(*count(label, prediction))
+    iou = "75.68 70.59 61.97 61.24 57.42 52.99 0.00 0.00" + " nan" * 11
+    accuracy = "75.68 70.59 71.54 78.22 75.42 65.14" + " nan" * 13
+    dice = "86.15 82.76 76.52 75.96 72.95 69.27 0.00 0.00" + " nan" * 11
+    pairs = ((iou, result.iou), (accuracy, result.accuracy), (dice, result.f1))
+    for printed, values in pairs:
+        assert printed == " ".join(f"{100 * value:.2f}" for value in values)
+    assert f"{100 * result.pixel_accuracy:.2f}" == "72.69"
+    assert result.mean_iou == pytest.approx(0.4748506, abs=1e-7)
+    assert result.mean_accuracy == pytest.approx(0.72764635, abs=1e-7)
+
+
+def test_scores_of_more_pixels_than_int32_holds() -> None:
+    result = scores(matrix((0, 0, 3 * 2**31), (0, 1, 2**31), (1, 1, 2**32)))
+    np.testing.assert_allclose(result.iou[:2], [3 / 4, 2 / 3])
+    assert result.pixel_accuracy == pytest.approx(5 / 6)
+
+
+def test_scores_of_nothing_are_nan() -> None:
+    result = scores(matrix(), np.zeros((3, 19), np.int64))
+    assert np.isnan([*result.iou, *result.accuracy, *result.f1, *result.boundary_iou]).all()
+    assert np.isnan([*result.summary().values()]).all()
+
+
+def test_left_and_right_joined_by_hand() -> None:
+    # Half of the left eye taken for the right one is right when they are one class.
+    confusion = matrix((0, 0, 9), (4, 4, 5), (4, 5, 5), (5, 5, 4), (5, 0, 1), (18, 18, 2))
+    result = joined_scores(confusion)
+    assert len(result.names) == len(result.iou) == 16
+    assert result.names[3:8] == ["eye_glasses", "eye", "brow", "ear", "mouth"]
+    wanted = {"background": 9 / 10, "eye": 14 / 15, "cloth": 1}
+    for name, iou in zip(result.names, result.iou, strict=True):
+        assert iou == pytest.approx(wanted.get(name, NAN), nan_ok=True)
+    assert result.accuracy[4] == pytest.approx(14 / 15)
+    assert result.pixel_accuracy == pytest.approx(25 / 26)
+
+
+def test_f1_of_pictures_takes_the_classes_of_their_labels() -> None:
+    # Class 2 is only predicted and lowers class 0 alone; class 3 was never found.
+    confusions = np.stack([matrix((0, 0, 6), (0, 2, 2), (1, 1, 3)), matrix((0, 0, 4), (3, 0, 2))])
+    np.testing.assert_allclose(picture_f1(confusions), [(12 / 14 + 1) / 2, (8 / 10 + 0) / 2])
+
+
+def test_interval_is_that_of_resampled_pictures() -> None:
+    counts = [count(*blobs(seed, (48, 48))).confusion for seed in range(12)]
+    confusions = np.stack(counts)
+    rng, means = np.random.default_rng(1), []
+    for _ in range(2000):
+        means.append(scores(confusions[rng.integers(0, 12, 12)].sum(0)).mean_iou)
+    interval = bootstrap_interval(confusions)
+    assert interval == bootstrap_interval(confusions)
+    assert interval != bootstrap_interval(confusions, seed=1)
+    low, high = np.percentile(means, (2.5, 97.5))
+    assert interval == (pytest.approx(low, abs=0.01), pytest.approx(high, abs=0.01))
+    assert low < scores(confusions.sum(0)).mean_iou < high and high - low > 0.05
+
+
+def test_interval_of_one_picture_and_of_any_number_of_samples() -> None:
+    confusion = count(*blobs(0, (48, 48))).confusion
+    whole = pytest.approx(scores(confusion).mean_iou)
+    assert bootstrap_interval(confusion[None], samples=3) == (whole, whole)
+    low, high = bootstrap_interval(np.stack([confusion, 2 * confusion]), samples=101)
+    assert (low, high) == (whole, whole)
+
+
+def test_a_confused_order_of_labels_is_found() -> None:
+    other = tuple(np.random.default_rng(0).permutation(19).tolist())
+    orders = {"ours": tuple(range(19)), "other": other}
+    mask, prediction = blobs(2, (64, 64), ignored=False)
+    written = np.argsort(other)[mask].astype(np.uint8)  # value v in `other` is our class other[v]
+    assert np.array_equal(np.array(other)[written], mask)
+    assert likelier_order(count(written, prediction).confusion, orders) == "other"
+    assert likelier_order(count(prediction, written).confusion.T, orders) == "other"
+    assert likelier_order(count(mask, prediction).confusion, orders) is None
+    assert (
+        likelier_order(matrix(), orders) is None and likelier_order(matrix((0, 0, 1)), {}) is None
+    )
+
+
+def test_a_small_gain_is_no_other_order() -> None:
+    # Exchanging two of many classes gains 2 / 10.5 only.
+    exchanged = (0, 2, 1, *range(3, 19))
+    confusion = matrix((1, 2, 9), (2, 1, 9), *((i, i, 9) for i in range(3, 19)))
+    assert scores(confusion).mean_iou == pytest.approx(16 / 18)
+    assert likelier_order(confusion, {"exchanged": exchanged}) is None
+    confusion = matrix((1, 2, 9), (2, 1, 9), *((i, i, 9) for i in range(3, 10)))
+    assert likelier_order(confusion, {"exchanged": exchanged}) == "exchanged"
+
+
+def test_names_of_scores_are_the_classes() -> None:
+    assert scores(matrix()).names == NAMES

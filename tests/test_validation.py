@@ -1,0 +1,84 @@
+from dataclasses import replace
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array
+from PIL import Image
+
+from jaxparse import validation
+from jaxparse.data import make_eval_loader
+from jaxparse.evaluate import evaluate_pictures
+from jaxparse.overlay import colourise
+from jaxparse.parser import Parser
+from jaxparse.scoring import total
+from jaxparse.steps import make_eval_step, predict_label
+from jaxparse.validation import evaluate, write_examples
+from tests.conftest import Nano
+from tests.faces import SIZES, write_faces
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_faces(tmp_path_factory.mktemp("data"))
+
+
+def test_counts_what_the_parser_predicts(nano: Nano, data_dir: Path) -> None:
+    config = replace(nano.config, data_dir=str(data_dir))
+    weights = nano.params, nano.batch_stats
+    loader, done = make_eval_loader(config), []
+    confusion = evaluate(make_eval_step(config), *weights, loader, done.append)
+    assert confusion.dtype == np.int64
+    assert done == [4, 7]
+    # The places after the last picture add nothing: labelled pixels are those of the masks.
+    assert confusion.sum() == sum(height * (width - 5) for height, width in SIZES)
+    evaluated = evaluate_pictures(Parser(config, *weights), loader.source, num_workers=2)
+    counted = total(counts for _, counts in evaluated).confusion
+    assert np.abs(confusion - counted).sum() <= 2  # a pixel may flip by rounding
+    assert (counted.sum(0) > 0).sum() >= 4  # predictions are varied
+
+
+def test_sums_more_pixels_than_int32_holds(nano: Nano, data_dir: Path) -> None:
+    def full(*_: object) -> Array:
+        return jnp.full((19, 19), 2**31 - 1, jnp.int32)
+
+    loader = make_eval_loader(replace(nano.config, data_dir=str(data_dir)))
+    assert (evaluate(full, {}, {}, loader) == 2 * (2**31 - 1)).all()
+
+
+def test_examples_show_picture_truth_and_prediction(
+    nano: Nano, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        validation, "make_logits_step", lambda config: lambda *args: nano.network(args[2])
+    )
+    loader = make_eval_loader(replace(nano.config, data_dir=str(data_dir)))
+    path = tmp_path / "examples.png"
+    write_examples(path, nano.config, nano.params, nano.batch_stats, loader)
+    grid = np.asarray(Image.open(path))[18 : 18 + 4 * 64, : 3 * 64]
+    batch = next(iter(loader))
+    logits = nano.network(batch["image"])
+    cells = grid.reshape(4, 64, 3, 64, 3).swapaxes(1, 2)  # picture, column, height, width, RGB
+    for row, (picture, truth, prediction) in enumerate(cells):
+        np.testing.assert_array_equal(picture, batch["image"][row])
+        height, width = batch["size"][row]
+        y, x = (np.arange(64) + 0.5) * height // 64, (np.arange(64) + 0.5) * width // 64
+        label = batch["label"][row][np.ix_(y.astype(int), x.astype(int))]
+        np.testing.assert_array_equal(truth, colourise(label))
+        wanted = colourise(predict_label(logits[row], np.array([64, 64]), (64, 64)))
+        assert (prediction == wanted).mean() > 0.999
+
+
+def test_examples_leave_out_the_places_after_the_last_picture(
+    nano: Nano, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        validation, "make_logits_step", lambda config: lambda *args: nano.network(args[2])
+    )
+    loader = make_eval_loader(replace(nano.config, data_dir=str(data_dir)))
+    last = list(loader)[-1]
+    monkeypatch.setattr(type(loader), "__iter__", lambda self: iter([last]))
+    write_examples(tmp_path / "x.png", nano.config, nano.params, nano.batch_stats, loader)
+    sheet = np.asarray(Image.open(tmp_path / "x.png"))
+    assert (sheet[18 + 3 * 64 :, : 3 * 64] == 255).all()  # three pictures, then white
