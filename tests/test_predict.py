@@ -181,7 +181,6 @@ def test_no_input_is_one_line(
         (["--input"], "--input names no picture"),
         (["--batch-size", 0], "batch_size is 0; it must be at least 1"),
         (["--num-workers", 0], "num_workers is 0; it must be at least 1"),
-        (["--scales", 9], "scales are (9.0,); give some, each between 0.1 and 4"),
         (["--window", 64, "--logits"], "--logits writes those of the whole picture"),
         (["--workdir", "runs/x"], "give either --workdir RUN, or --weights FILE"),
     ],

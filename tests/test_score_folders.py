@@ -113,11 +113,11 @@ def test_breaking_off_leaves_the_other_pairs(
     read = []
     go_on = threading.Event()
 
-    def slow(path: Path) -> np.ndarray:
+    def slow(path: Path, order: str) -> np.ndarray:
         read.append(path)
         if len(read) > 2:  # after the first pair's two masks
             go_on.wait(10)
-        return read_label(path)
+        return read_label(path, order)
 
     def stop(done: int, total: int) -> None:
         threading.Timer(0.2, go_on.set).start()
