@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from jaxparse.checkpoint import (
+    NETWORK_FIELDS,
     flatten,
     load_network,
     load_weights,
@@ -15,6 +16,7 @@ from jaxparse.checkpoint import (
     save_weights,
     unflatten,
 )
+from jaxparse.classes import NAMES, order_names
 from jaxparse.config import load_experiment, save_config
 from jaxparse.models import split_model
 
@@ -124,6 +126,33 @@ def test_files_that_record_fewer_fields_are_compared_by_those(
     del fields["head"], fields["image_size"]  # as before there was more than one
     save_file(arrays, path, metadata | {"network": json.dumps(fields)})
     assert load(path).keys() == arrays.keys()
+
+
+def test_classes_in_another_order_are_refused(
+    tmp_path: Path, arrays: dict[str, np.ndarray]
+) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, arrays, CONFIG, "a test")
+    metadata = read_weights(path)[1]
+    for classes, shown in [
+        (order_names("zllrunning"), "zllrunning"),
+        (NAMES[::-1], "cloth, neck, necklace"),
+    ]:
+        save_file(arrays, path, metadata | {"classes": ",".join(classes)})
+        with pytest.raises(ValueError, match=f"w.safetensors has the classes in the order {shown}"):
+            load(path)
+
+
+def test_a_file_says_which_network_it_needs(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, arrays, CONFIG, "a test")
+    config = load_network(weights=path)[0]
+    fields = (*NETWORK_FIELDS, "image_size")
+    assert [getattr(config, f) for f in fields] == [getattr(CONFIG, f) for f in fields]
+    backbone = {k: v for k, v in arrays.items() if k.startswith("backbone.")}
+    save_weights(path, backbone, CONFIG, "a test", ("decode_head.", "auxiliary_head."))
+    with pytest.raises(ValueError, match="holds a backbone alone; train from it first"):
+        load_network(weights=path)
 
 
 def test_files_of_other_kinds(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:

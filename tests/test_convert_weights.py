@@ -8,7 +8,7 @@ import pytest
 
 from jaxparse import convert_weights
 from jaxparse.checkpoint import flatten, load_weights, read_weights, save_weights
-from jaxparse.classes import NAMES, PALETTE
+from jaxparse.classes import NAMES, PALETTE, order_names
 from jaxparse.config import Config, load_experiment, save_config
 from jaxparse.convert_weights import convert, convert_file, default_output, to_mmseg
 from jaxparse.models import split_model
@@ -53,6 +53,22 @@ def test_file_is_converted(
     printed = capsys.readouterr().out
     assert f"{checkpoint}: {name}\n" in printed
     assert f"  python -m jaxparse.{command} {output} --exp swin_nano" in printed
+
+
+def test_classifiers_of_another_label_order_become_official(tmp_path: Path) -> None:
+    """Class names in zllrunning's order, as weights, come out in the official order."""
+    checkpoint = write(tmp_path / "theirs.safetensors", foreign.mmseg())
+    for order in ("official", "zllrunning"):
+        output = tmp_path / f"{order}.safetensors"
+        convert_file("swin_nano", str(checkpoint), output, label_order=order)
+    theirs, ours = (read_weights(tmp_path / f"{o}.safetensors")[0] for o in ("official", order))
+    assert theirs.keys() == ours.keys()
+    for name, array in theirs.items():
+        if "conv_seg" not in name:
+            np.testing.assert_array_equal(ours[name], array)
+            continue
+        for index, label in enumerate(order_names("zllrunning")):
+            np.testing.assert_array_equal(ours[name][..., NAMES.index(label)], array[..., index])
 
 
 def test_table_counts_every_key() -> None:
