@@ -175,7 +175,7 @@ def _axis(
 ) -> list[tuple[int, int, Array]]:
     """Per tile of an axis: the first and the last + 1 of the windows that reach into it, matrices.
 
-    The matrices are [N, F, TILE, in_size]. The mirrored window's take the pixels of the tile from
+    The matrices are [N, F, TILE, in_size]. Tiles that as many windows reach share a program. The mirrored window's take the pixels of the tile from
     the other end of the mirrored picture, so that they are those of a picture that is mirrored.
     """
     tiles = -(-out_size // TILE)
@@ -189,17 +189,15 @@ def _axis(
     stacked = np.pad(stacked, ((0, 0), (0, 0), (0, tiles * TILE - out_size), (0, 0)))
     stacked = stacked.reshape(*stacked.shape[:2], tiles, TILE, in_size)
     reached = stacked[:, 0].any((2, 3))  # [N, tiles]
-    # The same for every tile, and for most pictures: each number is a program.
-    count = min(len(starts), 1 << int(reached.sum(0).max() - 1).bit_length())
-    firsts = np.minimum(reached.argmax(0), len(starts) - count)
+    ranges = [(int(tile[0]), int(tile[-1]) + 1) for tile in map(np.flatnonzero, reached.T)]
     return [
-        (int(first), int(first + count), jax.device_put(stacked[first : first + count, :, tile]))
-        for tile, first in enumerate(firsts)
+        (first, end, jax.device_put(stacked[first:end, :, tile]))
+        for tile, (first, end) in enumerate(ranges)
     ]
 
 
-def _tiles(levels: Sequence[Level], size: tuple[int, int]) -> list[list[list[Part]]]:
-    """The parts of each tile of a picture, in rows of tiles."""
+def _tiles(levels: Sequence[Level], size: tuple[int, int]) -> Iterator[Iterator[list[Part]]]:
+    """The parts of each tile of a picture, in rows of tiles, cut out as they are asked for."""
     axes = []
     for level in levels:
         views, height, width = level.logits.shape[2:5]
@@ -215,10 +213,8 @@ def _tiles(levels: Sequence[Level], size: tuple[int, int]) -> list[list[list[Par
             logits = logits[top:bottom, left:right]
         return logits, rows[:, 0], columns
 
-    return [
-        [[part(x, r[y], c[z]) for x, r, c in axes] for z in range(len(axes[0][2]))]
-        for y in range(len(axes[0][1]))
-    ]
+    for y in range(len(axes[0][1])):
+        yield ([part(x, r[y], c[z]) for x, r, c in axes] for z in range(len(axes[0][2])))
 
 
 class Parsing:
@@ -235,7 +231,11 @@ class Parsing:
         self.mask = self._assemble(_tile_classes)
 
     def _assemble(self, compute: Callable[[Sequence[Part]], Array]) -> np.ndarray:
-        tiles = [[compute(parts) for parts in row] for row in _tiles(self.levels, self.size)]
+        whole = all(level.logits.shape[:2] == (1, 1) for level in self.levels)
+        # Of windows, what a tile needs is cut out: one at a time, or it would pile up before the
+        # device.
+        fetch = (lambda tile: tile) if whole else jax.device_get
+        tiles = [[fetch(compute(parts)) for parts in row] for row in _tiles(self.levels, self.size)]
         return np.block(jax.device_get(tiles))[: self.size[0], : self.size[1]]
 
     def probability(self, name: str) -> np.ndarray:
