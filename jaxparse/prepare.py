@@ -28,7 +28,9 @@ from tyro.conf import Positional
 
 from jaxparse import cli
 from jaxparse.celebamask import (
+    CHALLENGE_COUNTS,
     MASK_SIZE,
+    OFFICIAL_COUNTS,
     PAINT_ORDERS,
     PART_MASKS,
     PARTS,
@@ -46,7 +48,10 @@ from jaxparse.folders import find_pairs
 from jaxparse.images import READ_ERRORS, write_mask
 
 RECORD = "prepare.json"  # in the output: the settings that made it
-SPLITTERS = {"official": official_split, "challenge-like": challenge_like_split}
+SPLITTERS = {  # and the pictures that they give of the whole release
+    "official": (official_split, OFFICIAL_COUNTS),
+    "challenge-like": (challenge_like_split, CHALLENGE_COUNTS),
+}
 JPEG_QUALITY = 95
 BYTES_PER_PICTURE = 90_000  # on disk, with its mask; the mean of 40 was 80,000
 LAST_BYTES = {".jpg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}
@@ -87,8 +92,8 @@ def read_part(path: Path) -> np.ndarray:
         if picture.mode not in ("1", "L", "P", "RGB"):
             raise ValueError(f"mode {picture.mode}, expected 1, L, P or RGB")
         values = np.asarray(picture.convert("L"))
-    if values.max() not in (0, 255):
-        raise ValueError(f"{path} holds values up to {values.max()}; expected 0 and 255 (the part)")
+        if values.max() not in (0, 255):
+            raise ValueError(f"values up to {values.max()}, expected 0 and 255")
     return values >= 128
 
 
@@ -229,7 +234,7 @@ def prepare(
     split: Literal["official", "challenge-like"] = "official",
     paint: Literal["official", "accessories-last"] = "official",
     num_workers: int = os.cpu_count() or 1,
-) -> int:
+) -> None:
     """Makes a folder to train and evaluate on from the official CelebAMask-HQ release.
 
     What is whole in the output is not made again: after Ctrl-C, a kill or a full disk the same
@@ -244,11 +249,15 @@ def prepare(
             necklace over the rest. Scores on masks of different orders do not compare.
         num_workers: Threads.
 
-    Returns 0 if every picture is there with its mask, else 1, after a line on each bad file.
+    Prints a line on every bad file. Raises ValueError unless all pictures are there with masks.
     """
     if num_workers < 1:
         raise ValueError(f"--num-workers is {num_workers}; give 1 or more")
-    numbers = SPLITTERS[split](release)
+    splitter, wanted = SPLITTERS[split]
+    numbers = splitter(release)
+    counts = ", ".join(f"{name} {len(of_split)}" for name, of_split in numbers.items())
+    if {name: len(of_split) for name, of_split in numbers.items()} != wanted:
+        print(f"note: not the whole release, which would give {wanted}", file=sys.stderr)
     faces, faults = find_faces(release, output, numbers)
     if not faults:
         with sole_run(output):
@@ -262,16 +271,14 @@ def prepare(
         print(*faults[:FAULTS_SHOWN], sep="\n", file=sys.stderr)
         raise ValueError(f"{len(faults)} bad files; mend them and give the same command again")
     require_complete(output, numbers)
-    counts = "/".join(str(len(of_split)) for of_split in numbers.values())
-    print(f"{output} holds {counts} pictures with masks ({'/'.join(numbers)}), all whole")
-    return 0
+    print(f"{output} is complete: {counts}, {MASK_SIZE}x{MASK_SIZE} with masks")
 
 
-def main() -> int:
+def main() -> None:
     """Command line: `CELEBAMASK_HQ_DIR --output DIR`."""
     import tyro
 
-    return tyro.cli(prepare, prog="python -m jaxparse.prepare")
+    tyro.cli(prepare, prog="python -m jaxparse.prepare")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ LAYERS = [
     {"classes", "config", "files", "faults", "cli", "images", "gpus"},
     {
         "folders",
+        "celebamask",
         "drawing",
         "portrait",
         "synthetic",
@@ -39,6 +40,7 @@ LAYERS = [
         "check_data",
         "plot",
         "plan",
+        "prepare",
     },
 ]
 # What a layer may import of itself: importer -> imported.
@@ -66,6 +68,8 @@ WITHOUT_JAX = {
     "portrait",
     "synthetic",
     "data",
+    "celebamask",
+    "prepare",
 }
 
 
