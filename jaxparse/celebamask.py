@@ -45,9 +45,9 @@ def official_split(release: Path) -> dict[str, list[int]]:
     Raises ValueError for a missing or malformed list, and for a whole release that the lists do
     not split into OFFICIAL_COUNTS. Lists of fewer pictures pass.
     """
-    partition = _read_partition(release)
+    mapping, partition = _read_mapping(release), _read_partition(release)
     split: dict[str, list[int]] = {name: [] for name in SPLITS}
-    for number, celeba_file in sorted(_read_mapping(release).items()):
+    for number, celeba_file in sorted(mapping.items()):
         if celeba_file not in partition:
             raise ValueError(
                 f"{release / PARTITION} lacks {celeba_file}, CelebA's name of picture {number}; "

@@ -140,4 +140,4 @@ def test_a_folder_that_is_no_release_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"there is no {tmp_path}.*mask-anno; .*name the folder"):
         find_parts(tmp_path)
     with pytest.raises(ValueError, match=f"there is no {tmp_path / MAPPING}; "):
-        challenge_like_split(tmp_path)
+        official_split(tmp_path)
