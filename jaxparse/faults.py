@@ -51,7 +51,7 @@ def sole_run(workdir: str | Path) -> Iterator[None]:
             file.seek(0)
             raise ValueError(
                 f"{workdir} is in use by a run, {file.read().strip() or 'just starting'}: wait for "
-                "its end or stop it, or give another --workdir"
+                "its end or stop it, or give another folder"
             ) from error
         except OSError as error:  # some network file systems have no locks; runs went without
             logging.getLogger(__name__).warning("%s cannot be locked: %s", workdir, error)

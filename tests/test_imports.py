@@ -15,6 +15,7 @@ LAYERS = [
     {"classes", "config", "files", "faults", "cli", "images", "gpus"},
     {
         "folders",
+        "celebamask",
         "drawing",
         "portrait",
         "synthetic",
@@ -42,6 +43,7 @@ LAYERS = [
         "check_data",
         "plot",
         "plan",
+        "prepare",
     },
 ]
 # What a layer may import of itself: importer -> imported.
@@ -74,6 +76,8 @@ WITHOUT_JAX = {
     "scoring",
     "score_tables",
     "score_folders",
+    "celebamask",
+    "prepare",
 }
 
 

@@ -1,0 +1,141 @@
+"""The official CelebAMask-HQ release on disk: its part masks, and CelebA's split of its pictures.
+
+Lee et al. 2020, "MaskGAN", arXiv:1907.11922; https://github.com/switchablenorms/CelebAMask-HQ.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+PICTURES = "CelebA-HQ-img"
+PART_MASKS = "CelebAMask-HQ-mask-anno"
+MAPPING = "CelebA-HQ-to-CelebA-mapping.txt"
+PARTITION = "list_eval_partition.txt"
+
+PICTURE_SIZE = 1024  # height and width of 0.jpg, …
+MASK_SIZE = 512  # of 00000_skin.png, …
+PER_FOLDER = 2000  # pictures whose part masks share a folder
+
+# By class: the part at position i is class i + 1.
+PARTS = (
+    *("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear", "mouth"),
+    *("u_lip", "l_lip", "hair", "hat", "ear_r", "neck_l", "neck", "cloth"),
+)
+
+# Which part lies over which: each is painted over those before it.
+PAINT_ORDERS = {
+    # By class, as the release's g_mask.py: neck and cloth hide necklaces, eyes hide glasses.
+    "official": PARTS,
+    # FaRL (Zheng et al. 2022, arXiv:2112.03109), farl/datasets/celebamask_hq.py, label_type "all".
+    "accessories-last": (
+        *("neck", "skin", "cloth", "l_ear", "r_ear", "l_brow", "r_brow", "l_eye", "r_eye", "nose"),
+        *("mouth", "l_lip", "u_lip", "hair", "eye_g", "hat", "ear_r", "neck_l"),
+    ),
+}
+
+SPLITS = ("train", "val", "test")  # by their number in PARTITION
+OFFICIAL_COUNTS = {"train": 24183, "val": 2993, "test": 2824}
+CHALLENGE_COUNTS = {"train": 5000, "val": 1000, "test": 1000}
+
+
+def official_split(release: Path) -> dict[str, list[int]]:
+    """Split -> its pictures' numbers, ascending, by CelebA's partition.
+
+    Raises ValueError for a missing or malformed list, and for a whole release that the lists do
+    not split into OFFICIAL_COUNTS. Lists of fewer pictures pass.
+    """
+    mapping, partition = _read_mapping(release), _read_partition(release)
+    split: dict[str, list[int]] = {name: [] for name in SPLITS}
+    for number, celeba_file in sorted(mapping.items()):
+        if celeba_file not in partition:
+            raise ValueError(
+                f"{release / PARTITION} lacks {celeba_file}, CelebA's name of picture {number}; "
+                "copy the whole file anew"
+            )
+        split[partition[celeba_file]].append(number)
+    counts = {name: len(numbers) for name, numbers in split.items()}
+    if sum(counts.values()) >= sum(OFFICIAL_COUNTS.values()) and counts != OFFICIAL_COUNTS:
+        raise ValueError(
+            f"{release / PARTITION} and {MAPPING} give {counts}; expected {OFFICIAL_COUNTS}: copy "
+            "both files anew"
+        )
+    return split
+
+
+def challenge_like_split(release: Path) -> dict[str, list[int]]:
+    """Split -> its pictures' numbers, ascending: as many as the challenge had, not the same ones.
+
+    The challenge's list is not public. These are the first CHALLENGE_COUNTS of each official split
+    in the fixed order of `_draw`; without PARTITION the first of three parts of all pictures, in
+    the proportion 5:1:1. A release of fewer pictures gives fewer. Raises as official_split.
+    """
+    if (release / PARTITION).exists():
+        pools = official_split(release)
+    else:
+        numbers = _draw(_read_mapping(release))
+        first, second = len(numbers) * 5 // 7, len(numbers) * 6 // 7
+        parts = numbers[:first], numbers[first:second], numbers[second:]
+        pools = dict(zip(SPLITS, parts, strict=True))
+    return {name: sorted(_draw(pools[name])[: CHALLENGE_COUNTS[name]]) for name in SPLITS}
+
+
+def _draw(numbers: Iterable[int]) -> list[int]:
+    """The numbers shuffled, for good: unlike NumPy's, the order of hashes outlives versions."""
+    return sorted(numbers, key=lambda n: hashlib.sha256(f"challenge-like {n}".encode()).digest())
+
+
+def _read_mapping(release: Path) -> dict[int, str]:
+    """Number of the picture -> name of its file in CelebA."""
+    hint = "it is part of the release: unpack that anew, or name the folder that holds it"
+    rows = _read_rows(release / MAPPING, r"(\d+)\s+\d+\s+(\S+)|idx\s+orig_idx\s+orig_file", hint)
+    return {int(number): celeba_file for number, celeba_file in rows if number}
+
+
+def _read_partition(release: Path) -> dict[str, str]:
+    """Name of the file in CelebA -> train, val or test."""
+    hint = (
+        "it belongs to CelebA, not to this release: put the one in the folder Eval of "
+        "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html there, or give --split challenge-like"
+    )
+    rows = _read_rows(release / PARTITION, r"(\S+)\s+([012])", hint)
+    return {celeba_file: SPLITS[int(part)] for celeba_file, part in rows}
+
+
+def _read_rows(path: Path, pattern: str, hint: str) -> list[tuple[str | None, ...]]:
+    """The pattern's groups on every line that is not blank. Raises ValueError."""
+    if not path.is_file():
+        raise ValueError(f"there is no {path}; {hint}")
+    rows = []
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+        row = re.fullmatch(pattern, line.strip())
+        if line.strip() and not row:
+            raise ValueError(f"line {number} of {path} is {line[:60]!r}; copy the whole file anew")
+        if row:
+            rows.append(row.groups())
+    return rows
+
+
+def find_parts(release: Path) -> tuple[dict[int, dict[str, Path]], list[str]]:
+    """Number of the picture -> part -> its mask, and a line on each PNG that is no part's mask.
+
+    Raises ValueError if the folder of the masks is missing.
+    """
+    base = release / PART_MASKS
+    if not base.is_dir():
+        raise ValueError(
+            f"there is no {base}; expected {PICTURES}, {PART_MASKS} and {MAPPING} in the folder of "
+            "the release: name the folder that holds them"
+        )
+    found: dict[int, dict[str, Path]] = {}
+    faults = []
+    for path in sorted(base.glob("*/[!.]*.png")):
+        name = re.fullmatch(r"(\d{5})_(\w+)", path.stem)
+        if not name or name[2] not in PARTS:
+            faults.append(f"{path} is no part's mask; expected 00000_PART.png, {' '.join(PARTS)}")
+        elif path.parent.name != str(int(name[1]) // PER_FOLDER):
+            wanted = base / str(int(name[1]) // PER_FOLDER)
+            faults.append(f"{path} is in the wrong folder; expected it in {wanted}")
+        else:
+            found.setdefault(int(name[1]), {})[name[2]] = path
+    return found, faults

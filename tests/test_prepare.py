@@ -1,0 +1,337 @@
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, JpegImagePlugin
+
+from jaxparse import prepare
+from jaxparse.celebamask import MAPPING, PARTITION, PARTS
+from jaxparse.folders import find_pairs
+from jaxparse.images import read_label
+from jaxparse.prepare import paint_mask, read_picture
+
+COUNT = 12
+SPLIT = {"train": [1, 2, 4, 5, 7, 8, 10, 11], "val": [0, 6], "test": [3, 9]}
+MODES = ("RGB", "L", "P", "1")
+CLASSES = {part: value for value, part in enumerate(PARTS, start=1)}
+
+
+def write_part(path: Path, where: np.ndarray, mode: str = "RGB") -> Path:
+    Image.fromarray(np.where(where, 255, 0).astype(np.uint8)).convert(mode).save(path)
+    return path
+
+
+def draw_parts(number: int) -> dict[str, np.ndarray]:
+    """Some of the parts as overlapping rectangles, bool [512, 512]."""
+    rng = np.random.default_rng(number)
+    parts = {}
+    for part in rng.permutation(PARTS)[: 5 + number]:
+        top, left = rng.integers(0, 400, 2)
+        bottom, right = rng.integers((top + 1, left + 1), 513)
+        parts[str(part)] = np.zeros((512, 512), bool)
+        parts[str(part)][top:bottom, left:right] = True
+    return parts
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release of 12 pictures at the real sizes."""
+    release = tmp_path_factory.mktemp("release")
+    for number in range(COUNT):
+        picture = release / "CelebA-HQ-img" / f"{number}.jpg"
+        masks = release / "CelebAMask-HQ-mask-anno" / "0"
+        picture.parent.mkdir(exist_ok=True)
+        masks.mkdir(exist_ok=True, parents=True)
+        Image.new("RGB", (1024, 1024), (20 * number, 90, 30)).save(picture)
+        for index, (part, where) in enumerate(draw_parts(number).items()):
+            write_part(masks / f"{number:05d}_{part}.png", where, MODES[index % 4])
+    files = {number: f"{100 + 7 * number % 12:06d}.jpg" for number in range(COUNT)}
+    rows = (f"{number} 0 {file}\n" for number, file in files.items())
+    (release / MAPPING).write_text("idx orig_idx orig_file\n" + "".join(rows))
+    part_of = {number: part for part, name in enumerate(SPLIT) for number in SPLIT[name]}
+    rows = sorted(f"{file} {part_of[number]}\n" for number, file in files.items())
+    (release / PARTITION).write_text("".join(rows))
+    return release
+
+
+@pytest.fixture(scope="module")
+def prepared(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an undisturbed run with default settings makes of it."""
+    output = tmp_path_factory.mktemp("prepared") / "out"
+    prepare.prepare(pristine, output)
+    return output
+
+
+@pytest.fixture
+def release(pristine: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(pristine, tmp_path / "release"))
+
+
+def contents(output: Path) -> dict[str, bytes]:
+    files = [path for path in output.rglob("*") if path.is_file() and path.name != "lock"]
+    return {str(path.relative_to(output)): path.read_bytes() for path in files}
+
+
+def expected_label(number: int, order: tuple[str, ...]) -> np.ndarray:
+    """By rank instead of by painting: at each pixel the part that is last in `order`."""
+    parts = draw_parts(number)
+    none = np.zeros((512, 512), bool)
+    ranks = np.stack([parts.get(part, none) for part in order]) * np.arange(1, 19)[:, None, None]
+    return np.array([0, *(CLASSES[part] for part in order)])[ranks.max(0)]
+
+
+OFFICIAL = (
+    "skin nose eye_g l_eye r_eye l_brow r_brow l_ear r_ear mouth u_lip l_lip hair hat ear_r "
+    "neck_l neck cloth"
+)
+ACCESSORIES_LAST = (
+    "neck skin cloth l_ear r_ear l_brow r_brow l_eye r_eye nose mouth l_lip u_lip hair eye_g hat "
+    "ear_r neck_l"
+)
+
+
+def test_official_masks_and_split(prepared: Path) -> None:
+    for name, numbers in SPLIT.items():
+        pairs = find_pairs(prepared, name)  # as training does
+        assert sorted(int(pair.image.stem) for pair in pairs) == numbers
+        for pair in pairs:
+            assert pair.image.parent == prepared / name / f"{name}_image"
+            number = int(pair.label.stem)
+            expected = expected_label(number, tuple(OFFICIAL.split()))
+            np.testing.assert_array_equal(read_label(pair.label), expected)
+            with Image.open(pair.image) as image, Image.open(pair.label) as mask:
+                assert np.abs(np.subtract(image.getpixel((0, 0)), (20 * number, 90, 30))).max() <= 2
+                assert mask.mode == "P"
+
+
+def test_masks_with_accessories_last(
+    pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = f"prepare {pristine} --output {tmp_path} --paint accessories-last"
+    monkeypatch.setattr(sys, "argv", command.split())
+    prepare.main()
+    for name, numbers in SPLIT.items():
+        for number in numbers:
+            label = read_label(tmp_path / name / f"{name}_mask" / f"{number}.png")
+            expected = expected_label(number, tuple(ACCESSORIES_LAST.split()))
+            np.testing.assert_array_equal(label, expected)
+
+
+@pytest.mark.parametrize(
+    ("under", "over", "official", "accessories_last"),
+    [
+        ("l_eye", "eye_g", 4, 3),
+        ("neck", "neck_l", 17, 16),
+        ("cloth", "neck_l", 18, 16),
+        ("cloth", "ear_r", 18, 15),
+        ("hair", "hat", 14, 14),
+        ("skin", "nose", 2, 2),
+        ("neck", "skin", 17, 1),
+    ],
+)
+def test_which_part_lies_over_which(
+    tmp_path: Path, under: str, over: str, official: int, accessories_last: int
+) -> None:
+    everywhere = np.ones((512, 512), bool)
+    parts = {part: write_part(tmp_path / f"{part}.png", everywhere) for part in (under, over)}
+    for paint, value in (("official", official), ("accessories-last", accessories_last)):
+        assert (paint_mask(parts, prepare.PAINT_ORDERS[paint]) == value).all()
+
+
+def test_pictures_are_halved_with_antialiasing(tmp_path: Path) -> None:
+    path = tmp_path / "0.jpg"
+    # Left: stripes of one pixel, which 512 pixels cannot show. Right: a slope.
+    picture = np.zeros((1024, 1024), np.uint8)
+    picture[:, :512:2] = 200
+    picture[:, 512:] = np.linspace(0, 255, 1024)[:, None]
+    Image.fromarray(np.repeat(picture[..., None], 3, 2)).save(path, quality=98)
+    halved = np.asarray(read_picture(path)).astype(int)
+    assert halved.shape == (512, 512, 3)
+    assert np.abs(halved[:, :248] - 100).max() <= 3
+    means = picture[:, 512:].reshape(512, 2, 256, 2).mean((1, 3))
+    assert np.abs(halved[:, 264:] - means[:, 8:, None]).max() <= 2
+
+
+def test_pictures_keep_their_colour_resolution(prepared: Path) -> None:
+    with Image.open(prepared / "val" / "val_image" / "0.jpg") as picture:
+        assert JpegImagePlugin.get_sampling(picture) == 0  # 4:4:4
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_run_goes_on_and_ends_the_same(
+    pristine: Path, prepared: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    output = tmp_path / "out"
+    # One thread, slowed down, so that the signal comes in the middle.
+    code = (
+        "import time, jaxparse.prepare as p; make = p.make_face\n"
+        "p.make_face = lambda face, order: (time.sleep(0.05), make(face, order))[1]\n"
+        "p.cli.run(p.main)"
+    )
+    command = [sys.executable, "-c", code, pristine, "--output", output, "--num-workers", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while len(list(output.glob("*/*_mask/[!.]*.png"))) < 3:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, errors = process.communicate()
+    assert process.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130}[number]
+    assert "Traceback" not in errors
+    made = {path: path.stat().st_mtime_ns for path in output.glob("*/*/[!.]*")}
+    assert 6 <= len(made) < 2 * COUNT
+    (output / "train" / "train_mask" / ".11.123.png").write_bytes(b"half")
+    prepare.prepare(pristine, output)
+    assert contents(output) == contents(prepared)
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+
+
+def test_files_that_a_power_cut_left_are_made_again(
+    pristine: Path, prepared: Path, tmp_path: Path
+) -> None:
+    output = Path(shutil.copytree(prepared, tmp_path / "out"))
+    os.truncate(output / "train" / "train_image" / "1.jpg", 1000)
+    (output / "train" / "train_mask" / "2.png").write_bytes(b"")
+    (output / "val" / "val_mask" / "6.png").write_bytes(bytes(500))
+    (output / "test" / "test_image" / "9.jpg").unlink()
+    prepare.prepare(pristine, output)
+    assert contents(output) == contents(prepared)
+
+
+PICTURE, MASKS = "CelebA-HQ-img/3.jpg", "CelebAMask-HQ-mask-anno/0"
+PART = f"{MASKS}/00003_{next(iter(draw_parts(3)))}.png"
+
+
+def save(mode: str, size: int, value: int = 0) -> Callable[[Path], None]:
+    color = (value,) * len(Image.new(mode, (1, 1)).getbands())
+    picture = Image.new(mode, (size, size), color if len(color) > 1 else value)
+    return lambda path: picture.save(path)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        (PICTURE, Path.unlink, "there is no {}; unpack it anew"),
+        (PICTURE, truncate, "cannot use {} (image file is truncated"),
+        (PICTURE, save("RGB", 512), "cannot use {} (512x512, expected 1024x1024); unpack it anew"),
+        (PART, truncate, "cannot use {} ("),
+        (PART, save("L", 256), "cannot use {} (256x256, expected 512x512); unpack it anew"),
+        (PART, save("RGBA", 512), "cannot use {} (mode RGBA, expected 1, L, P or RGB)"),
+        (PART, save("L", 512, 1), "cannot use {} (values up to 1, expected 0 and 255)"),
+        (f"{MASKS}/00003_beard.png", save("L", 512), "{} is no part's mask; expected 00000_PART"),
+        (f"{MASKS}/02000_skin.png", save("L", 512), "{} is in the wrong folder; expected it in"),
+    ],
+)
+def test_a_bad_file_is_named_and_the_others_can_be_mended(
+    release: Path,
+    prepared: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    file: str,
+    damage: Callable[[Path], None],
+    message: str,
+) -> None:
+    path, output = release / file, tmp_path / "out"
+    whole = path.read_bytes() if path.exists() else None
+    damage(path)
+    with pytest.raises(ValueError, match="^1 bad files; mend them and give the same command"):
+        prepare.prepare(release, output)
+    lines = capfd.readouterr().err.splitlines()
+    assert [line for line in lines if str(path) in line and message.format(path) in line]
+    path.unlink(missing_ok=True)
+    if whole:
+        path.write_bytes(whole)
+    prepare.prepare(release, output)
+    assert contents(output) == contents(prepared)
+
+
+def test_a_picture_without_parts_is_named(
+    release: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for path in release.glob(f"{MASKS}/00007_*.png"):
+        path.unlink()
+    with pytest.raises(ValueError, match="^1 bad files"):
+        prepare.prepare(release, tmp_path / "out")
+    assert f"has no {release / MASKS}/00007_*.png; unpack them anew" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_challenge_like_takes_pictures_of_the_same_splits(pristine: Path, tmp_path: Path) -> None:
+    prepare.prepare(pristine, tmp_path, split="challenge-like")
+    for name, numbers in SPLIT.items():
+        assert sorted(int(pair.image.stem) for pair in find_pairs(tmp_path, name)) == numbers
+
+
+def test_other_settings_or_another_folder_are_refused(
+    release: Path, prepared: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match='prepare.json says "paint": "official", unlike this'):
+        prepare.prepare(release, prepared, paint="accessories-last")
+    with pytest.raises(ValueError, match='prepare.json says "split": "official", unlike this'):
+        prepare.prepare(release, prepared, split="challenge-like")
+    partition = release / PARTITION
+    partition.write_text(partition.read_text().replace(" 2\n", " 1\n"))
+    with pytest.raises(ValueError, match='says "val": 2, "test": 2, "split_sha256": '):
+        prepare.prepare(release, prepared)
+    (tmp_path / "out" / "val").mkdir(parents=True)
+    with pytest.raises(ValueError, match="holds val and no prepare.json, so another command"):
+        prepare.prepare(release, tmp_path / "out")
+    with pytest.raises(ValueError, match="--num-workers is 0; give 1 or more"):
+        prepare.prepare(release, prepared, num_workers=0)
+
+
+def test_strange_files_in_the_output_are_named(
+    pristine: Path, prepared: Path, tmp_path: Path
+) -> None:
+    output = Path(shutil.copytree(prepared, tmp_path / "out"))
+    for kind, suffix in (("image", "jpg"), ("mask", "png")):
+        folder = output / "val" / f"val_{kind}"
+        shutil.copy(folder / f"6.{suffix}", folder / f"99.{suffix}")
+    with pytest.raises(ValueError, match=f"{output / 'val'} and the split differ in picture 99"):
+        prepare.prepare(pristine, output)
+    folder = output / "test" / "test_image"
+    Image.new("RGB", (64, 64)).save(folder / "3.jpg")
+    Image.new("L", (64, 64)).save(folder.parent / "test_mask" / "3.png")
+    (output / "val" / "val_image" / "99.jpg").unlink()
+    (output / "val" / "val_mask" / "99.png").unlink()
+    with pytest.raises(ValueError, match="3.jpg is 64x64, expected 512x512; remove it and its"):
+        prepare.prepare(pristine, output)
+
+
+def test_a_full_disk_is_foreseen_and_survived(
+    pristine: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    usage = shutil.disk_usage(tmp_path)._replace(free=500_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: usage)
+        with pytest.raises(ValueError, match="has 0.0 GB free and 12 pictures .* about 0.0 GB"):
+            prepare.prepare(pristine, output)
+    save = Image.Image.save
+
+    def fill_up(picture: Image.Image, path: Path, **options: object) -> None:
+        if ".6." in path.name:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(picture, path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", fill_up)
+        with pytest.raises(OSError, match=r"cannot write 6 to .*val \(No space left on device\)"):
+            prepare.prepare(pristine, output)
+    prepare.prepare(pristine, output)
+    assert contents(output) == contents(prepared)
+    assert json.loads((output / "prepare.json").read_text())["pictures"]["train"] == 8
