@@ -31,7 +31,7 @@ LAYERS = [
         "overlay",
     }
     | {name for name in MODULES if name.startswith("models")},
-    {"checkpoint", "steps", "sources", "weight_files", "distributed", "parser"},
+    {"checkpoint", "steps", "sources", "weight_files", "distributed", "tiles", "parser"},
     {
         "train",
         "validation",
@@ -56,7 +56,7 @@ WITHIN = {
     "score_tables": {"scoring"},
     "score_folders": {"folders", "scoring"},
     "steps": set(),
-    "parser": {"checkpoint", "steps"},
+    "parser": {"checkpoint", "steps", "tiles"},
     "train": {"plan", "validation"},
     "convert_weights": {"verify"},
 }

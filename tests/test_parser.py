@@ -14,9 +14,10 @@ from jaxparse.classes import MIRRORED, NAMES
 from jaxparse.images import read_label, write_image
 from jaxparse.models.functional import resize_matrix
 from jaxparse.overlay import blend
-from jaxparse.parser import Level, Parser, Parsing, Picture, TestTime, window_matrix, window_starts
+from jaxparse.parser import Parser, Parsing, Picture, TestTime
 from jaxparse.steps import predict_label
 from jaxparse.synthetic import draw_face
+from jaxparse.tiles import Level, tile_classes, window_matrix, window_starts
 from tests.conftest import Nano
 
 
@@ -168,11 +169,11 @@ def test_large_pictures_are_cut_into_windows(nano: Nano, make_parser: Callable) 
 def test_pictures_of_all_sizes_share_programs(make_parser: Callable) -> None:
     whole, windows = make_parser(), make_parser(window=64, stride=64)
     whole(face(0, (601, 599))), windows(face(0, (601, 599)))
-    programs = parser_module._tile_classes._cache_size()
+    programs = tile_classes._cache_size()
     for size in [(701, 530), (599, 642)]:
         whole(face(0, size)), windows(face(0, size))
     # A tile is reached by 4 to 6 of these small windows, in either direction.
-    assert parser_module._tile_classes._cache_size() <= programs + 8
+    assert tile_classes._cache_size() <= programs + 8
 
 
 def test_paths_pictures_and_arrays_are_the_same(make_parser: Callable, tmp_path: Path) -> None:
