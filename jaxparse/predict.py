@@ -2,14 +2,17 @@
 
     python -m jaxparse.predict --workdir RUN --input FILE_OR_DIR... --output DIR [--overlay]
     python -m jaxparse.predict --weights FILE --input FILE_OR_DIR... --output DIR --flip
+    python -m jaxparse.predict --weights FILE --input TEST_IMAGES --submission test_mask.zip
 
 Threads read ahead and write behind.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import numpy as np
@@ -25,6 +28,7 @@ from jaxparse.folders import find_images
 from jaxparse.images import write_image, write_mask
 from jaxparse.parser import PLAIN, Parser, Parsing, Picture, TestTime
 from jaxparse.steps import use_compilation_cache
+from jaxparse.submission import Format, write_submission
 
 T = TypeVar("T")
 Writer = Callable[[Path, Parsing], None]
@@ -107,47 +111,10 @@ def predict_files(
     yield from filter(None, read_ahead(write, track(parser.parse(pictures)), num_workers))
 
 
-def predict(
-    input: list[Path],
-    output: Path,
-    workdir: str | None = None,
-    exp: str | None = None,
-    weights: str | None = None,
-    overlay: bool = False,
-    logits: bool = False,
-    label_order: LabelOrder = "official",
-    test_time: tyro.conf.OmitArgPrefixes[TestTime] = PLAIN,
-    batch_size: int = 4,
-    num_workers: int = 4,
+def write_masks(
+    parser: Parser, paths: list[Path], output: Path, writers: dict[str, Writer], num_workers: int
 ) -> int:
-    """Writes a mask STEM.png, with the classes 0..18 as values, for every picture STEM.jpg.
-
-    Args:
-        input: Pictures and folders of pictures.
-        output: Folder to write to.
-        workdir: Folder of a run; its best weights are taken.
-        exp: Experiment to take the settings from, with --weights; by default the file has them.
-        weights: Weights of a network (.safetensors), in place of a run.
-        overlay: Also write STEM_overlay.png, the picture under the mask's colours, with a legend.
-        logits: Also write STEM.npy, float32 [h, w, 19] at the network's resolution.
-        label_order: How the masks number the classes.
-        batch_size: Pictures, or windows, at once.
-        num_workers: Threads that read pictures, and as many that write.
-
-    Returns 1 if a picture could not be read, else 0.
-    """
-    if logits and test_time.window:
-        raise ValueError("--logits writes those of the whole picture; it goes without --window")
-    paths = list(dict.fromkeys(find_images(input)))
-    if not paths:
-        raise ValueError("--input names no picture; give pictures or folders of pictures")
-    writers = make_writers(overlay, logits, label_order)
-    require_free(paths, output, writers)
-    config, *weights_of_network = load_network(workdir, exp, weights)
-    if not test_time.window:
-        batch_size = min(batch_size, len(paths))
-    config = replace(config, batch_size=batch_size, num_workers=num_workers)
-    parser = Parser(config, *weights_of_network, test_time)
+    """`predict_files` with a progress bar and a line on each bad picture; how many there were."""
     output.mkdir(parents=True, exist_ok=True)
     bad = 0
     with cli.progress_bar(Console(stderr=True)) as progress:
@@ -156,8 +123,66 @@ def predict(
             bad += 1
             # Not wrapped: people grep and copy these lines.
             progress.console.print(fault, markup=False, highlight=False, soft_wrap=True)
-    skipped = f", {bad} of {len(paths)} pictures skipped" if bad else ""
-    print(f"{len(paths) - bad} masks in {output}{skipped}")
+    return bad
+
+
+def predict(
+    input: list[Path],
+    output: Path | None = None,
+    workdir: str | None = None,
+    exp: str | None = None,
+    weights: str | None = None,
+    overlay: bool = False,
+    logits: bool = False,
+    label_order: LabelOrder = "official",
+    submission: Path | None = None,
+    format: Format = "server",
+    test_time: tyro.conf.OmitArgPrefixes[TestTime] = PLAIN,
+    batch_size: int = 4,
+    num_workers: int = 4,
+) -> int:
+    """Writes a mask STEM.png, with the classes 0..18 as values, for every picture STEM.jpg.
+
+    Args:
+        input: Pictures and folders of pictures.
+        output: Folder to write to; may be left out with --submission.
+        workdir: Folder of a run; its best weights are taken.
+        exp: Experiment to take the settings from, with --weights; by default the file has them.
+        weights: Weights of a network (.safetensors), in place of a run.
+        overlay: Also write STEM_overlay.png, the picture under the mask's colours, with a legend.
+        logits: Also write STEM.npy, float32 [h, w, 19] at the network's resolution.
+        label_order: How the masks number the classes.
+        submission: Zip of the masks to write, and check, for a challenge's server.
+        format: Layout of that zip. `server`: masks in one folder; `codabench`: in a folder masks.
+        batch_size: Pictures, or windows, at once.
+        num_workers: Threads that read pictures, and as many that write.
+
+    Returns 1 if a picture could not be read, else 0.
+    """
+    if logits and test_time.window:
+        raise ValueError("--logits writes those of the whole picture; it goes without --window")
+    if submission and label_order != "official":
+        raise ValueError("a submission numbers the classes by the official order")
+    if not (output or submission):
+        raise ValueError("give --output FOLDER for the masks, or --submission FILE.zip")
+    paths = list(dict.fromkeys(find_images(input)))
+    if not paths:
+        raise ValueError("--input names no picture; give pictures or folders of pictures")
+    writers = make_writers(overlay, logits, label_order)
+    with nullcontext(output) if output else TemporaryDirectory() as folder:
+        require_free(paths, Path(folder), writers)
+        config, *arrays = load_network(workdir, exp, weights)
+        if not test_time.window:
+            batch_size = min(batch_size, len(paths))
+        config = replace(config, batch_size=batch_size, num_workers=num_workers)
+        parser = Parser(config, *arrays, test_time)
+        bad = write_masks(parser, paths, Path(folder), writers, num_workers)
+        skipped = f", {bad} of {len(paths)} pictures skipped" if bad else ""
+        if output:
+            print(f"{len(paths) - bad} masks in {output}{skipped}")
+        if submission:
+            write_submission(Path(folder), paths, submission, format)
+            print(f"wrote {submission}: {len(paths)} masks, checked")
     return 1 if bad else 0
 
 

@@ -41,6 +41,7 @@ LAYERS = [
         "verify",
         "benchmark",
         "check_data",
+        "submission",
         "plot",
         "plan",
         "prepare",
@@ -59,6 +60,7 @@ WITHIN = {
     "parser": {"checkpoint", "steps", "tiles"},
     "train": {"plan", "validation"},
     "convert_weights": {"verify"},
+    "predict": {"submission"},
 }
 # data's command line, which imports it inside main().
 LATE = {("data", "check_data")}
@@ -78,6 +80,7 @@ WITHOUT_JAX = {
     "score_folders",
     "celebamask",
     "prepare",
+    "submission",
 }
 
 

@@ -10,6 +10,7 @@ from jaxparse import cli, parser, predict
 from jaxparse.classes import PALETTE
 from jaxparse.images import read_label, write_image
 from jaxparse.overlay import blend
+from jaxparse.submission import check_submission
 from jaxparse.synthetic import draw_face
 from tests.conftest import Nano
 
@@ -182,6 +183,7 @@ def test_no_input_is_one_line(
         (["--batch-size", 0], "batch_size is 0; it must be at least 1"),
         (["--num-workers", 0], "num_workers is 0; it must be at least 1"),
         (["--window", 64, "--logits"], "--logits writes those of the whole picture"),
+        (["--submission", "x.zip", "--label-order", "facer"], "a submission numbers the classes"),
         (["--workdir", "runs/x"], "give either --workdir RUN, or --weights FILE"),
     ],
 )
@@ -213,3 +215,22 @@ def test_flip_and_label_order_reach_the_masks(
     assert (indices != result.mask).any()
     colours = np.asarray(Image.open(tmp_path / "out" / path.name).convert("RGB"))
     np.testing.assert_array_equal(colours, PALETTE[result.mask])  # whatever the order
+
+
+def test_submission_is_written_and_checked(
+    command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [draw(tmp_path / "in" / f"{i}.png", i, (512, 512)) for i in range(4)]
+    zipped = tmp_path / "out" / "test_mask.zip"
+    assert command("--input", tmp_path / "in", "--submission", zipped) == 0
+    assert capsys.readouterr().out == f"wrote {zipped}: 4 masks, checked\n"
+    assert check_submission(zipped, paths) == []
+    flags = ("--output", tmp_path / "masks", "--submission", zipped, "--format", "codabench")
+    assert command("--input", tmp_path / "in", *flags) == 0
+    assert check_submission(zipped, paths, "codabench") == []
+    content = zipped.read_bytes()
+    draw(paths[2], 2, (64, 64))
+    assert command("--input", tmp_path / "in", "--submission", zipped) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {zipped} would be refused: test_mask/2.png is 64x64; expected")
+    assert zipped.read_bytes() == content  # the one before is kept
