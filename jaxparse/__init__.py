@@ -1,8 +1,4 @@
-"""jaxparse: face parsing in JAX, one of 19 classes for every pixel of a face picture.
-
->>> from jaxparse import Parser
->>> parser = Parser.load("weights.safetensors")  # doctest: +SKIP
-"""
+"""jaxparse: face parsing in JAX, one of 19 classes for every pixel of a face picture."""
 
 from typing import Any
 

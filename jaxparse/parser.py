@@ -1,8 +1,13 @@
 """A trained network on pictures of any size: masks, probabilities, overlays.
 
-    from jaxparse import Parser
-    parser = Parser.load("weights.safetensors")
-    result = parser("photo.jpg")
+    >>> from jaxparse import Parser
+    >>> parser = Parser.load("weights.safetensors")
+    >>> result = parser("photo.jpg")
+    >>> result.mask[24, 32] in range(19)
+    True
+    >>> float(result.probability("hair").max()) <= 1
+    True
+    >>> result.save("mask.png")
 
 A picture is shown to the network whole, squashed to its input size, or in windows at its own
 resolution; at one scale or several; with its mirror image or without. Probabilities are averaged.
@@ -84,7 +89,8 @@ class Picture(NamedTuple):
 class Parsing:
     """What the network made of a picture.
 
-    `mask` is uint8 [H, W] with the classes 0..18, at the picture's own size.
+    `mask` is uint8 [H, W] with the classes 0..18, at the picture's own size. Keeps the logits, at
+    the network's resolution: some 9 MB a megapixel in windows, 1 MB for a picture as a whole.
     """
 
     def __init__(self, picture: Picture, levels: Sequence[Level]) -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+import doctest
 from collections.abc import Callable
 from pathlib import Path
 
@@ -248,3 +249,17 @@ def test_batches_are_divided_among_devices(nano: Nano) -> None:
     config = dataclasses.replace(nano.config, batch_size=4 * jax.local_device_count())
     parser = Parser(config, nano.params, nano.batch_stats)
     assert parser._sharding.mesh.size == jax.local_device_count()
+
+
+@pytest.mark.parametrize("text", ["README.md", "jaxparse/parser.py"])
+def test_examples_in_the_documentation(
+    nano: Nano, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    (tmp_path / "weights.safetensors").write_bytes(Path(nano.weights).read_bytes())
+    write_image(tmp_path / "photo.jpg", face(0, (48, 64)))
+    monkeypatch.chdir(tmp_path)
+    path = Path(__file__).parent.parent / text
+    flags = doctest.NORMALIZE_WHITESPACE
+    result = doctest.testfile(str(path), module_relative=False, optionflags=flags)
+    assert result.failed == 0 and result.attempted >= 6
+    assert read_label(tmp_path / "mask.png").shape == (48, 64)
