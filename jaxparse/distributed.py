@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxparse.cli import report
@@ -54,6 +55,9 @@ class Processes:
                 f"process_id is {self.process_id}; it must be below the {self.num_processes} "
                 "processes, the first is 0"
             )
+
+
+ALONE = Processes()
 
 
 def in_cluster() -> bool:
@@ -135,6 +139,14 @@ def _leave(error: BaseException) -> None:
         # tell: bad flags are bad in every process.
         time.sleep(2)
     os._exit(code)
+
+
+def gather_rows(rows: np.ndarray, total: int) -> np.ndarray:
+    """[n, ...] of each process -> [total, ...] in all: process p's rows are p, p + processes, …"""
+    share = -(-total // jax.process_count())
+    padded = np.pad(rows, ((0, share - len(rows)), *[(0, 0)] * (rows.ndim - 1)))
+    gathered = multihost_utils.process_allgather(padded[None], tiled=True)
+    return gathered.swapaxes(0, 1).reshape(-1, *rows.shape[1:])[:total]
 
 
 class StopVote:

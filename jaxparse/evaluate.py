@@ -13,14 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import numpy as np
 import tyro
 from rich.console import Console
 
 from jaxparse import cli
 from jaxparse.checkpoint import BEST_WEIGHTS, load_network
-from jaxparse.classes import LABEL_ORDERS, LabelOrder
+from jaxparse.classes import LABEL_ORDERS, NUM_CLASSES, LabelOrder
+from jaxparse.config import Config
 from jaxparse.data import FolderSource, SyntheticSource, make_source, read_ahead
+from jaxparse.distributed import ALONE, Processes, gather_rows, joined
 from jaxparse.files import atomic_path
 from jaxparse.parser import PLAIN, Parser, Parsing, Picture, TestTime
 from jaxparse.score_folders import score_folders
@@ -38,11 +41,15 @@ from jaxparse.steps import use_compilation_cache
 
 
 def evaluate_pictures(
-    parser: Parser, source: FolderSource | SyntheticSource, num_workers: int
+    parser: Parser,
+    source: FolderSource | SyntheticSource,
+    num_workers: int,
+    indices: Sequence[int] | None = None,
 ) -> Iterator[tuple[Parsing, Counts]]:
-    """The parsing of every picture, in order, and what it counts against its mask.
+    """The parsing of every picture, or of those at `indices`, and what it counts against its mask.
 
-    Threads read ahead and count behind. Raises ValueError for a picture that cannot be read.
+    In order. Threads read ahead and count behind. Raises ValueError for a picture that cannot be
+    read.
     """
 
     def read(index: int) -> Picture:
@@ -51,8 +58,19 @@ def evaluate_pictures(
     def count_one(parsing: Parsing) -> tuple[Parsing, Counts]:
         return parsing, count(parsing.label, parsing.mask)
 
-    pictures = read_ahead(read, range(len(source)), num_workers)
+    indices = range(len(source)) if indices is None else indices
+    pictures = read_ahead(read, indices, num_workers)
     return read_ahead(count_one, parser.parse(pictures), num_workers)
+
+
+def gather(counts: Sequence[Counts], pictures: int) -> list[Counts]:
+    """The counts of all pictures in every process, of which each has had every n-th."""
+    flat = [np.concatenate([part.ravel() for part in one]) for one in counts]
+    rows = np.array(flat, np.int32).reshape(-1, NUM_CLASSES * (NUM_CLASSES + 3))
+    return [
+        Counts(row[: NUM_CLASSES**2].reshape(NUM_CLASSES, -1), row[NUM_CLASSES**2 :].reshape(3, -1))
+        for row in gather_rows(rows, pictures).astype(np.int64)
+    ]
 
 
 def publish(counts: Sequence[Counts], about: dict[str, Any], output: Path) -> None:
@@ -62,7 +80,8 @@ def publish(counts: Sequence[Counts], about: dict[str, Any], output: Path) -> No
     figures = scores(confusion, boundary), joined_scores(confusion), interval
     console = Console()
     console.print(scores_table(*figures))
-    for what, matrix in {"label": confusion, "prediction": confusion.T}.items():
+    suspects = {"label": confusion, "prediction": confusion.T}
+    for what, matrix in suspects.items():
         if order := likelier_order(matrix, LABEL_ORDERS):
             console.print(
                 f"warning: the {what}s look as if they number the classes in the order {order}; if "
@@ -90,6 +109,16 @@ def evaluate_masks(
         return list(score_folders(predictions, labels, advance, *orders).values())
 
 
+def evaluate_network(parser: Parser, config: Config, split: str) -> list[Counts]:
+    """What every picture of the split counts, with a progress bar; the same in every process."""
+    source = make_source(config, split)
+    mine = range(jax.process_index(), len(source), jax.process_count())
+    evaluated = evaluate_pictures(parser, source, config.num_workers, mine)
+    with cli.progress_bar(Console(stderr=True, quiet=jax.process_index() > 0)) as progress:
+        evaluated = progress.track(evaluated, total=len(mine), description="evaluating")
+        return gather([counts for _, counts in evaluated], len(source))
+
+
 def evaluate(
     workdir: str | None = None,
     exp: str | None = None,
@@ -104,6 +133,7 @@ def evaluate(
     batch_size: int | None = None,
     num_workers: int | None = None,
     output: Path | None = None,
+    processes: tyro.conf.OmitArgPrefixes[Processes] = ALONE,
 ) -> None:
     """Prints IoU, accuracy, F1 and boundary IoU per class and their means; writes them as JSON.
 
@@ -133,27 +163,25 @@ def evaluate(
         return
     if prediction_order:
         raise ValueError("--prediction-order tells of --predictions; a network's are official")
-    config, *arrays = load_network(workdir, exp, weights)
     given = {
         "data_dir": data_dir,
         "label_order": label_order,
         "batch_size": batch_size,
         "num_workers": num_workers,
     }
-    config = replace(config, **{k: v for k, v in given.items() if v is not None})
-    source = make_source(config, split)
-    evaluated = evaluate_pictures(Parser(config, *arrays, test_time), source, config.num_workers)
-    with cli.progress_bar(Console(stderr=True)) as progress:
-        evaluated = progress.track(evaluated, total=len(source), description="evaluating")
-        counts = [counts for _, counts in evaluated]
-    about = {
-        "experiment": exp or workdir,
-        "weights": weights or str(Path(workdir) / BEST_WEIGHTS),
-        "data_dir": config.data_dir,
-        "split": split,
-        "test_time": vars(test_time),
-    }
-    publish(counts, about, output)
+    with joined(processes):
+        config, *arrays = load_network(workdir, exp, weights)
+        config = replace(config, **{k: v for k, v in given.items() if v is not None})
+        about = {
+            "experiment": exp or workdir,
+            "weights": weights or str(Path(workdir) / BEST_WEIGHTS),
+            "data_dir": config.data_dir,
+            "split": split,
+            "test_time": vars(test_time),
+        }
+        counts = evaluate_network(Parser(config, *arrays, test_time), config, split)
+        if jax.process_index() == 0:
+            publish(counts, about, output)
 
 
 def main() -> None:

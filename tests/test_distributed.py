@@ -33,13 +33,14 @@ PATIENCE = 400  # seconds, for a machine with much else to do
 class Run:
     """A process of `python -m jaxparse.train`."""
 
-    def __init__(self, workdir: Path, *flags: str, devices: int = 1) -> None:
+    def __init__(self, workdir: Path, *flags: str, devices: int = 1, module: str = "train") -> None:
         self.log = workdir.parent / f"{workdir.name}_{time.monotonic_ns()}.log"
         environment = os.environ | {
             "XLA_FLAGS": f"{XLA} --xla_force_host_platform_device_count={devices}",
             "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"),
         }
-        command = [sys.executable, "-m", "jaxparse.train", *FLAGS, "--workdir", str(workdir)]
+        settings = FLAGS if module == "train" else []
+        command = [sys.executable, "-m", f"jaxparse.{module}", *settings, "--workdir", str(workdir)]
         with self.log.open("w") as file:
             self.process = subprocess.Popen(
                 [*command, *flags],
@@ -64,12 +65,12 @@ class Run:
         return self.process.wait(PATIENCE)
 
 
-def start_two(workdir: Path, *flags: str) -> list[Run]:
+def start_two(workdir: Path, *flags: str, module: str = "train") -> list[Run]:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
     meeting = ["--coordinator", address, "--num-processes", "2", "--process-id"]
-    return [Run(workdir, *meeting, str(index), *flags) for index in range(2)]
+    return [Run(workdir, *meeting, str(index), *flags, module=module) for index in range(2)]
 
 
 def rows(workdir: Path) -> list[dict[str, float]]:
@@ -100,6 +101,17 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_eight_devices_train_as_one(single: Path) -> None:
     assert_same_run(single.with_name("eight"), single)
+
+
+def test_two_processes_evaluate_as_one(single: Path) -> None:
+    files = [single / f"{count}.json" for count in (1, 2)]
+    one = Run(single, "--output", str(files[0]), module="evaluate")
+    assert one.end() == 0, one.screen
+    two = start_two(single, "--output", str(files[1]), module="evaluate")
+    assert [run.end() for run in two] == [0, 0], two[1].screen
+    assert "necklace" in two[0].screen and "necklace" not in two[1].screen
+    assert files[0].read_text() == files[1].read_text()
+    assert json.loads(files[0].read_text())["pictures"] == 13
 
 
 def assert_ends_for_want_of(victim: Run, other: Run) -> None:
