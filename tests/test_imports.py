@@ -28,6 +28,8 @@ LAYERS = [
         "precision",
         "logs",
         "overlay",
+        "suspects",
+        "html_page",
     }
     | {name for name in MODULES if name.startswith("models")},
     {"checkpoint", "steps", "sources", "weight_files", "distributed", "parser"},
@@ -42,6 +44,7 @@ LAYERS = [
         "check_data",
         "plot",
         "plan",
+        "report",
     },
 ]
 # What a layer may import of itself: importer -> imported.
@@ -55,6 +58,8 @@ WITHIN = {
     "score_folders": {"folders", "scoring"},
     "steps": set(),
     "parser": {"checkpoint", "steps"},
+    "suspects": {"scoring"},
+    "report": {"evaluate", "plan", "plot"},
     "train": {"plan", "validation"},
     "convert_weights": {"verify"},
 }
@@ -74,6 +79,8 @@ WITHOUT_JAX = {
     "scoring",
     "score_tables",
     "score_folders",
+    "suspects",
+    "html_page",
 }
 
 

@@ -1,0 +1,57 @@
+"""Masks that may be wrong, from where a network is confident of something else.
+
+After confident learning (Northcutt et al. 2021, arXiv:1911.00068): a network that learnt from many
+masks is taken as a witness against one, weighted by its confidence, and what it usually gets wrong
+is not held against a mask. What differs is the unit, a class of a picture: by pixels alone, an eye
+that is missing would never outweigh the fringe of the hair.
+"""
+
+import numpy as np
+
+from jaxparse.classes import IGNORE_LABEL, LEFT_RIGHT_PAIRS, NUM_CLASSES
+from jaxparse.scoring import ious, join_left_right
+
+# Of a picture's pixels: what a pair needs to vote on mirroring, and a class to count as missing.
+SEEN, COUNTED = 1e-4, 1e-3
+
+
+def weigh(label: np.ndarray, prediction: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    """Confidence summed by label and prediction: float64 [19, 19], pixels with label 255 left out.
+
+    Masks uint8 [H, W]; confidence float32 [H, W], 0..1.
+    """
+    counted = label != IGNORE_LABEL
+    index = label[counted].astype(np.intp) * NUM_CLASSES + prediction[counted]
+    sums = np.bincount(index, confidence[counted], NUM_CLASSES**2)
+    return sums.reshape(NUM_CLASSES, NUM_CLASSES)
+
+
+def mirrored_shares(weights: np.ndarray) -> np.ndarray:
+    """How far left and right of each mask are exchanged, 0..1: weights [N, 19, 19] -> [N].
+
+    Eyes, brows and ears vote alike, each with the share of what both masks call such a part and
+    one calls left, the other right: ears have many times the pixels of eyes, and in profile they
+    are what networks take for the other. 0 where no part is seen.
+    """
+    left, right = np.transpose(LEFT_RIGHT_PAIRS)
+    same = weights[:, left, left] + weights[:, right, right]  # [N, 3]
+    crossed = weights[:, left, right] + weights[:, right, left]
+    both = same + crossed
+    votes = both > SEEN * weights.sum((1, 2))[:, None]
+    shares = np.where(votes, crossed / np.maximum(both, 1e-9), 0)
+    return shares.sum(1) / np.maximum(votes.sum(1), 1)
+
+
+def mislabelled_scores(weights: np.ndarray) -> np.ndarray:
+    """How suspicious each mask is apart from left and right: weights [N, 19, 19] -> [N], ≥ 0.
+
+    The sum over classes of (usual IoU - IoU in this picture)², where that is lower, times the root
+    of the class's share of the picture: the square for one class that is quite wrong before many
+    that are a little, the root for small parts.
+    """
+    joined = join_left_right(weights)
+    usual = ious(joined.sum(0))
+    present = joined.sum(1) + joined.sum(2) - np.diagonal(joined, axis1=1, axis2=2)  # unions
+    shares = present / np.maximum(joined.sum((1, 2)), 1e-9)[:, None]
+    shortfalls = np.maximum(usual - ious(joined), 0)
+    return np.where(shares > COUNTED, shortfalls**2 * np.sqrt(shares), 0).sum(1)
