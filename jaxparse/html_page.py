@@ -28,9 +28,9 @@ nav a:hover, nav a:focus { color: var(--ink); text-decoration: underline; }
 h1 { margin: 1.6rem 0 0; font-size: 1.7rem; overflow-wrap: anywhere; }
 h2 { margin: 2.8rem 0 .6rem; font-size: 1.25rem; scroll-margin-top: 3rem; }
 h3 { margin: 1.6rem 0 .3rem; font-size: 1rem; overflow-wrap: anywhere; }
-p { margin: .3rem 0 .8rem; max-width: 52rem; }
+p { margin: .3rem 0 .8rem; max-width: 60rem; }
 .soft, figcaption, caption { color: var(--soft); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .7rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: .7rem; }
 .tiles div { background: var(--card); border-radius: .5rem; padding: .6rem .8rem; }
 .tiles b { display: block; font-size: 1.45rem; font-variant-numeric: tabular-nums; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }

@@ -185,7 +185,7 @@ def draw_confusion(confusion: np.ndarray) -> Figure:
     """Where the pixels [19, 19] of each label (row) went, in percent of the label's."""
     with np.errstate(invalid="ignore"):
         percent = 100 * confusion / confusion.sum(1, keepdims=True)  # NaN: no such label
-    figure = Figure((11, 8.5), layout="constrained")
+    figure = Figure((9.5, 8), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
     for (row, column), value in np.ndenumerate(percent):

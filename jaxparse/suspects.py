@@ -1,9 +1,9 @@
 """Masks that may be wrong, from where a network is confident of something else.
 
 After confident learning (Northcutt et al. 2021, arXiv:1911.00068): a network that learnt from many
-masks is taken as a witness against one, weighted by its confidence, and what it usually gets wrong
-is not held against a mask. What differs is the unit, a class of a picture: by pixels alone, an eye
-that is missing would never outweigh the fringe of the hair.
+masks is a witness against one of them, heard as far as it is confident, and what it usually gets
+wrong is not held against a mask. What differs is the unit, a class of a picture: by pixels alone
+the fringe of the hair would outweigh a nose that was not marked.
 """
 
 import numpy as np
@@ -16,14 +16,15 @@ SEEN, COUNTED = 1e-4, 1e-3
 
 
 def weigh(label: np.ndarray, prediction: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-    """Confidence summed by label and prediction: float64 [19, 19], pixels with label 255 left out.
+    """A confusion matrix float64 [19, 19] in which errors count as the network is confident there.
 
-    Masks uint8 [H, W]; confidence float32 [H, W], 0..1.
+    Masks uint8 [H, W], confidence float32 [H, W] in 0..1; pixels with label 255 are left out.
     """
     counted = label != IGNORE_LABEL
-    index = label[counted].astype(np.intp) * NUM_CLASSES + prediction[counted]
-    sums = np.bincount(index, confidence[counted], NUM_CLASSES**2)
-    return sums.reshape(NUM_CLASSES, NUM_CLASSES)
+    label, prediction = label[counted], prediction[counted]
+    index = label.astype(np.intp) * NUM_CLASSES + prediction
+    weights = np.where(label == prediction, 1, confidence[counted])
+    return np.bincount(index, weights, NUM_CLASSES**2).reshape(NUM_CLASSES, NUM_CLASSES)
 
 
 def mirrored_shares(weights: np.ndarray) -> np.ndarray:

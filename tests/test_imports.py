@@ -45,6 +45,7 @@ LAYERS = [
         "plot",
         "plan",
         "report",
+        "report_sections",
     },
 ]
 # What a layer may import of itself: importer -> imported.
@@ -59,7 +60,8 @@ WITHIN = {
     "steps": set(),
     "parser": {"checkpoint", "steps"},
     "suspects": {"scoring"},
-    "report": {"evaluate", "plan", "plot"},
+    "report": {"evaluate", "plan", "plot", "report_sections"},
+    "report_sections": {"plot"},
     "train": {"plan", "validation"},
     "convert_weights": {"verify"},
 }
