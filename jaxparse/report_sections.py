@@ -224,7 +224,7 @@ def galleries(found: Survey, mirrored: Sequence[int], pictures: int) -> dict[str
     remarks |= {i: f"{remarks[i]}, left and right look exchanged" for i in mirrored}
     worst = ranked[:pictures]
     best = [i for i in reversed(ranked) if i not in worst][:pictures]
-    suspicion = mislabelled_scores(found.weights)
+    suspicion = mislabelled_scores(found.confusions, found.weights)
     suspects = [i for i in np.argsort(-suspicion, kind="stable").tolist() if suspicion[i] > 0]
     of_classes = "mIoU of a picture is over the classes that its mask or the prediction has."
     return {

@@ -166,7 +166,7 @@ def _mean(values: np.ndarray) -> np.ndarray:
     return _share(np.nansum(values, -1), (~np.isnan(values)).sum(-1))
 
 
-def _hits_and_sums(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def hits_and_sums(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pixels in both, and in label plus those in prediction, per class: [..., C, C] -> [..., C]."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     return hits, confusion.sum(-1) + confusion.sum(-2)
@@ -174,7 +174,7 @@ def _hits_and_sums(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def ious(confusion: np.ndarray) -> np.ndarray:
     """[..., C] of confusion matrices [..., C, C], NaN for classes that do not occur."""
-    hits, sums = _hits_and_sums(confusion)
+    hits, sums = hits_and_sums(confusion)
     return _share(hits, sums - hits)
 
 
@@ -191,7 +191,7 @@ def scores(
     F1 is 2 · hits / (labelled + predicted): 0, and not NaN as mmsegmentation's Fscore, for a class
     that was labelled and never found, so that missing it does not raise the mean.
     """
-    hits, sums = _hits_and_sums(confusion)
+    hits, sums = hits_and_sums(confusion)
     both, *sides = (None, 0, 0) if boundary is None else boundary
     return Scores(
         iou=ious(confusion),
@@ -221,7 +221,7 @@ def picture_f1(confusions: np.ndarray) -> np.ndarray:
 
     Its mean is what the course's challenge of 2025 on CodaBench ranks by (background counts).
     """
-    hits, sums = _hits_and_sums(confusions)
+    hits, sums = hits_and_sums(confusions)
     return _mean(np.where(confusions.sum(-1) > 0, _share(2 * hits, sums), np.nan))
 
 

@@ -9,9 +9,9 @@ the fringe of the hair would outweigh a nose that was not marked.
 import numpy as np
 
 from jaxparse.classes import IGNORE_LABEL, LEFT_RIGHT_PAIRS, NUM_CLASSES
-from jaxparse.scoring import ious, join_left_right
+from jaxparse.scoring import hits_and_sums, join_left_right
 
-# Of a picture's pixels: what a pair needs to vote on mirroring, and a class to count as missing.
+# Of a picture's pixels: what a part of the face needs to vote on mirroring, and a class to count.
 SEEN, COUNTED = 1e-4, 1e-3
 
 
@@ -43,16 +43,26 @@ def mirrored_shares(weights: np.ndarray) -> np.ndarray:
     return shares.sum(1) / np.maximum(votes.sum(1), 1)
 
 
-def mislabelled_scores(weights: np.ndarray) -> np.ndarray:
-    """How suspicious each mask is apart from left and right: weights [N, 19, 19] -> [N], ≥ 0.
+def mislabelled_scores(confusions: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """How suspicious each mask is apart from left and right: two [N, 19, 19] -> [N], ≥ 0.
 
-    The sum over classes of (usual IoU - IoU in this picture)², where that is lower, times the root
-    of the class's share of the picture: the square for one class that is quite wrong before many
-    that are a little, the root for small parts.
+    A class agrees in a picture as far as its union of mask and prediction is free of errors, which
+    count as in `weigh`: IoU, if they all counted in full. The score is the sum over classes of
+    (usual agreement - agreement here)², where that is lower, times the root of the class's share
+    of the picture: the square puts one class that is quite wrong before many that are a little, the
+    root lets small parts be heard.
     """
-    joined = join_left_right(weights)
-    usual = ious(joined.sum(0))
-    present = joined.sum(1) + joined.sum(2) - np.diagonal(joined, axis1=1, axis2=2)  # unions
-    shares = present / np.maximum(joined.sum((1, 2)), 1e-9)[:, None]
-    shortfalls = np.maximum(usual - ious(joined), 0)
+    confusions, weights = join_left_right(confusions), join_left_right(weights)
+    agreement, unions = _agreement(confusions, weights)
+    usual, _ = _agreement(confusions.sum(0), weights.sum(0))
+    shares = unions / np.maximum(confusions.sum((1, 2)), 1)[:, None]
+    shortfalls = np.maximum(usual - agreement, 0)
     return np.where(shares > COUNTED, shortfalls**2 * np.sqrt(shares), 0).sum(1)
+
+
+def _agreement(confusions: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of the unions without error, and the unions in pixels: [..., C, C] -> [..., C]."""
+    hits, sums = hits_and_sums(confusions)
+    right, both = hits_and_sums(weights)
+    unions = sums - hits
+    return 1 - (both - 2 * right) / np.maximum(unions, 1), unions

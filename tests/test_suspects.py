@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from jaxparse.classes import MIRRORED
+from jaxparse.scoring import count
 from jaxparse.suspects import mirrored_shares, mislabelled_scores, weigh
 from jaxparse.synthetic import draw_face
 
@@ -56,19 +57,25 @@ def test_a_wrong_mask_is_more_suspicious_than_what_is_usually_wrong() -> None:
     predictions[7] = np.where(labels[7] == 13, 0, labels[7]).astype(np.uint8)
     confidence = [0.05 if index == 7 else 0.9 for index in range(12)]  # it knows it is guessing
     weights = np.stack(list(map(weighed, labels, predictions, confidence)))
-    scores = mislabelled_scores(weights)
+    confusions = np.stack(
+        [count(*pair).confusion for pair in zip(labels, predictions, strict=True)]
+    )
+    scores = mislabelled_scores(confusions, weights)
     assert scores.argmax() == 3
     assert scores[3] > 4 * np.delete(scores, 3).max()
-    straight = weights.copy()
-    straight[5] = weights[5][MIRRORED]
-    np.testing.assert_allclose(mislabelled_scores(straight), scores)
+    assert scores[7] < scores[3] / 100
+    for matrices in (confusions, weights):
+        matrices[5] = matrices[5][MIRRORED]
+    np.testing.assert_allclose(mislabelled_scores(confusions, weights), scores)
 
 
 def test_by_hand() -> None:
-    # Skin usually has 0.5 of IoU; in the second picture 0.25 of all pixels.
-    first, second = np.zeros((2, 19, 19))
-    first[1, 1] = 100
-    second[1, 1], second[1, 0], second[0, 0] = 0, 100, 300
-    scores = mislabelled_scores(np.stack([first, second]))
-    background = (300 / 400 - 300 / 400) ** 2
-    assert scores.tolist() == pytest.approx([0, 0.5**2 * 0.25**0.5 + background])
+    confusions = np.zeros((2, 19, 19), np.int64)
+    confusions[0, 1, 1] = 100
+    confusions[1, 1, 0], confusions[1, 0, 0] = 100, 300
+    weights = confusions.astype(float)
+    weights[1, 1, 0] = 50
+    scores = mislabelled_scores(confusions, weights)
+    # Skin: usually 50 of 200 pixels count as wrong, in the second picture 50 of 100, which are
+    # 1/4 of it. The first has no error; the background is wrong in the second alone, as usual.
+    assert scores.tolist() == pytest.approx([0, (150 / 200 - 50 / 100) ** 2 * (1 / 4) ** 0.5])
