@@ -16,8 +16,8 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --soft: #9aa5b4; --line: #39424f;
   --page: #14181e; --card: #1d232b; --bar: #24445f; --good: #5fd39b; --bad: #ff8a80; } }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif;
-  scroll-padding-top: 3rem; }
+body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui,
+  sans-serif; }
 main { max-width: 72rem; margin: auto; padding: 0 1rem 4rem; }
 nav { position: sticky; top: 0; z-index: 2; background: var(--page);
   border-bottom: 1px solid var(--line); }
@@ -36,9 +36,9 @@ p { margin: .3rem 0 .8rem; max-width: 60rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: .4rem; max-width: 52rem; }
 th, td { padding: .18rem .8rem; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child, .text td { text-align: left; padding-left: .2rem; }
+th:first-child { text-align: left; padding-left: .2rem; }
 thead th { position: sticky; top: 2.65rem; background: var(--page); }
-tbody th { font-weight: 400; text-align: left; }
+tbody th { font-weight: 400; }
 tfoot td, tfoot th { font-weight: 600; border-bottom: 0; }
 td.bar { background: linear-gradient(var(--bar), var(--bar)) left / var(--share) 70% no-repeat; }
 .good { color: var(--good); } .bad { color: var(--bad); }
@@ -48,13 +48,16 @@ dl div { display: flex; justify-content: space-between; gap: 1rem; break-inside:
 dt { color: var(--soft); } dd { margin: 0; text-align: right; overflow-wrap: anywhere; }
 .changed dd { font-weight: 600; }
 .chart { width: 100%; max-width: 62rem; background: #fff; border-radius: .5rem; }
-.row { display: flex; flex-wrap: wrap; gap: .6rem; }
-.row figure { margin: 0; flex: 0 1 240px; }
-.row img { display: block; max-width: 100%; border-radius: .25rem; }
+.row { display: grid; grid-template-columns: repeat(4, minmax(0, 240px)); gap: .6rem; }
+.row figure { margin: 0; }
+.row img { display: block; max-width: 100%; height: auto; border-radius: .25rem; }
 figcaption { font-size: .85rem; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: .6rem 0; }
 .swatch { display: inline-block; width: .85em; height: .85em; margin-right: .4em;
   border: 1px solid var(--soft); vertical-align: -.08em; }
+tbody th, .legend span { white-space: nowrap; }
+@media (max-width: 40rem) { .row { grid-template-columns: repeat(2, minmax(0, 240px)); }
+  th, td { padding: .18rem .35rem; font-size: .85rem; } }
 """
 
 

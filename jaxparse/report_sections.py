@@ -139,25 +139,18 @@ def classes(result: Scores, confusion: np.ndarray, run: Run) -> Html:
         "In percent. Pixels are those of the labels; change is that of IoU between the last two "
         f"evaluations while training ({moved}), in points."
     )
-    shares = confusion.sum(1) / confusion.sum()
+    head = ["class", "pixels", "IoU", "change", "Acc", "F1", "boundary IoU"]
+    pixels = confusion.sum(1) / confusion.sum()
+    columns = result.per_class().values()
     rows = []
-    for index, (name, *values) in enumerate(zip(NAMES, *result.per_class().values(), strict=True)):
-        iou, *others = values
+    for index, (iou, *others) in enumerate(zip(*columns, strict=True)):
         style = f"--share:{np.nan_to_num(100 * iou):.1f}%"
-        rows.append(
-            [
-                swatch(index),
-                percent(shares[index]),
-                element("td", percent(iou), class_="bar", style=style),
-                change_cell(last_change(run, f"IoU/{name}")),
-                *map(percent, others),
-            ]
-        )
-    means = [np.nanmean(values) for values in result.per_class().values()]
-    foot = ["mean", "", percent(means[0]), change_cell(last_change(run, "val/mIoU"))]
-    first, *others = result.per_class()
-    head = ["class", "pixels", first, "change", *others]
-    return table(caption, head, rows, [*foot, *map(percent, means[1:])])
+        bar = element("td", percent(iou), class_="bar", style=style)
+        change = change_cell(last_change(run, f"IoU/{NAMES[index]}"))
+        rows.append([swatch(index), percent(pixels[index]), bar, change, *map(percent, others)])
+    iou, *others = (percent(np.nanmean(values)) for values in columns)
+    foot = ["mean", "", iou, change_cell(last_change(run, "val/mIoU")), *others]
+    return table(caption, head, rows, foot)
 
 
 def worst_errors(confusion: np.ndarray) -> str:
