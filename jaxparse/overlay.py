@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from jaxparse.classes import IGNORE_LABEL, NAMES, NUM_CLASSES, PALETTE
 
 WHITE = 255
+ERROR = (255, 64, 160)  # a pink that no class has and that stands out from dark grey
 LEGEND_LINES = 20  # to the height of the picture: room for all classes
 MIN_LINE = 18  # pixels; smaller text cannot be read
 
@@ -22,6 +23,16 @@ def colourise(label: np.ndarray) -> np.ndarray:
 def blend(image: np.ndarray, label: np.ndarray) -> np.ndarray:
     """The mean of picture uint8 [H, W, 3] and the colours of its mask [H, W], rounded down."""
     return ((image.astype(np.uint16) + colourise(label)) // 2).astype(np.uint8)
+
+
+def mark_errors(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """The picture uint8 [H, W, 3] in dark grey, pixels that differ from the label in `ERROR`.
+
+    Those with label 255 are neither right nor wrong.
+    """
+    marked = np.repeat(image.mean(-1, keepdims=True) / 2, 3, axis=-1).astype(np.uint8)
+    marked[(prediction != label) & (label != IGNORE_LABEL)] = ERROR
+    return marked
 
 
 def legend(classes: Iterable[int], height: int) -> np.ndarray:

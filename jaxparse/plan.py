@@ -63,12 +63,16 @@ class Plan(NamedTuple):
         return sum(self.arguments.values()) + self.outputs + self.temporaries
 
 
+def parameter_counts(params: dict[str, Any]) -> dict[str, int]:
+    """Trainable parameters by part of the network."""
+    return {
+        part: sum(array.size for array in flatten(tree).values()) for part, tree in params.items()
+    }
+
+
 def parameters_table(state: TrainState) -> Table:
     """Parameters by part of the network."""
-    counts = {
-        part: sum(array.size for array in flatten(tree).values())
-        for part, tree in state.params.items()
-    }
+    counts = parameter_counts(state.params)
     table = Table("part", title="trainable parameters")
     table.add_column("parameters", justify="right")
     for part, count in counts.items():

@@ -181,6 +181,30 @@ def draw(runs: list[Run], smooth: float | None = None) -> Figure:
     return figure
 
 
+def draw_confusion(confusion: np.ndarray) -> Figure:
+    """Where the pixels [19, 19] of each label (row) went, in percent of the label's."""
+    with np.errstate(invalid="ignore"):
+        percent = 100 * confusion / confusion.sum(1, keepdims=True)  # NaN: no such label
+    figure = Figure((9.5, 8), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    for (row, column), value in np.ndenumerate(percent):
+        if value >= 0.5:
+            colour = "white" if value > 55 else "black"
+            text = f"{value:.0f}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+    labels = [name.replace("_", " ") for name in NAMES]
+    places = np.arange(len(NAMES))
+    axes.set_xticks(places, labels, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(places, labels)
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("label")
+    axes.set_facecolor("0.93")  # rows of classes that no label has
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, ax=axes, label="% of the label's pixels", pad=0.02)
+    return figure
+
+
 def save(figure: Figure, output: Path) -> None:
     """Writes the figure in the format of the suffix. Raises ValueError if it cannot."""
     try:

@@ -17,6 +17,9 @@ from jaxparse.classes import IGNORE_LABEL, LEFT_RIGHT_PAIRS, NAMES, NUM_CLASSES
 BOUNDARY_SHARE = 0.02  # width of a boundary, of the picture's diagonal; the paper's
 LIKELIER_BY = 0.2  # mIoU that another label order must gain before it is suspected
 BOOTSTRAP_BLOCK = 100  # samples at once: bounds memory to a few times that of the counts
+# The classes that are left when left and right are joined, under the left one's index.
+_RIGHT_TO_LEFT = {right: left for left, right in LEFT_RIGHT_PAIRS}
+JOINED = [index for index in range(NUM_CLASSES) if index not in _RIGHT_TO_LEFT]
 
 
 class Counts(NamedTuple):
@@ -163,10 +166,21 @@ def _mean(values: np.ndarray) -> np.ndarray:
     return _share(np.nansum(values, -1), (~np.isnan(values)).sum(-1))
 
 
-def _hits_and_sums(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def hits_and_sums(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pixels in both, and in label plus those in prediction, per class: [..., C, C] -> [..., C]."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     return hits, confusion.sum(-1) + confusion.sum(-2)
+
+
+def ious(confusion: np.ndarray) -> np.ndarray:
+    """[..., C] of confusion matrices [..., C, C], NaN for classes that do not occur."""
+    hits, sums = hits_and_sums(confusion)
+    return _share(hits, sums - hits)
+
+
+def mean_ious(confusion: np.ndarray) -> np.ndarray:
+    """[...] mIoU of confusion matrices [..., C, C], NaN if nothing was labelled."""
+    return _mean(ious(confusion))
 
 
 def scores(
@@ -177,10 +191,10 @@ def scores(
     F1 is 2 · hits / (labelled + predicted): 0, and not NaN as mmsegmentation's Fscore, for a class
     that was labelled and never found, so that missing it does not raise the mean.
     """
-    hits, sums = _hits_and_sums(confusion)
+    hits, sums = hits_and_sums(confusion)
     both, *sides = (None, 0, 0) if boundary is None else boundary
     return Scores(
-        iou=_share(hits, sums - hits),
+        iou=ious(confusion),
         accuracy=_share(hits, confusion.sum(1)),
         f1=_share(2 * hits, sums),
         pixel_accuracy=float(_share(hits.sum(), confusion.sum())),
@@ -189,14 +203,17 @@ def scores(
     )
 
 
+def join_left_right(confusion: np.ndarray) -> np.ndarray:
+    """[..., 19, 19] -> [..., 16, 16]: left and right eye, brow and ear are one class each."""
+    places = [JOINED.index(_RIGHT_TO_LEFT.get(index, index)) for index in range(NUM_CLASSES)]
+    join = np.eye(len(JOINED), dtype=np.int64)[places]  # [19, 16]
+    return join.T @ confusion @ join
+
+
 def joined_scores(confusion: np.ndarray) -> Scores:
     """Scores of the 16 classes left when left and right eye, brow and ear are one class each."""
-    right_to_left = {right: left for left, right in LEFT_RIGHT_PAIRS}
-    kept = [index for index in range(NUM_CLASSES) if index not in right_to_left]
-    places = [kept.index(right_to_left.get(index, index)) for index in range(NUM_CLASSES)]
-    join = np.eye(len(kept), dtype=np.int64)[places]  # [19, 16]
-    names = [NAMES[index].removeprefix("left_") for index in kept]
-    return scores(join.T @ confusion @ join, names=names)
+    names = [NAMES[index].removeprefix("left_") for index in JOINED]
+    return scores(join_left_right(confusion), names=names)
 
 
 def picture_f1(confusions: np.ndarray) -> np.ndarray:
@@ -204,7 +221,7 @@ def picture_f1(confusions: np.ndarray) -> np.ndarray:
 
     Its mean is what the course's challenge of 2025 on CodaBench ranks by (background counts).
     """
-    hits, sums = _hits_and_sums(confusions)
+    hits, sums = hits_and_sums(confusions)
     return _mean(np.where(confusions.sum(-1) > 0, _share(2 * hits, sums), np.nan))
 
 
@@ -222,8 +239,7 @@ def bootstrap_interval(
     for start in range(0, samples, BOOTSTRAP_BLOCK):
         size = min(BOOTSTRAP_BLOCK, samples - start)
         times = rng.multinomial(number, np.full(number, 1 / number), size)  # [size, N]
-        hits, sums = _hits_and_sums((times @ cells).reshape(size, *confusions.shape[1:]))
-        means.append(_mean(_share(hits, sums - hits)))
+        means.append(mean_ious((times @ cells).reshape(size, *confusions.shape[1:])))
     low, high = np.percentile(np.concatenate(means), (2.5, 97.5))
     return float(low), float(high)
 

@@ -29,6 +29,8 @@ LAYERS = [
         "precision",
         "logs",
         "overlay",
+        "suspects",
+        "html_page",
     }
     | {name for name in MODULES if name.startswith("models")},
     {"checkpoint", "steps", "sources", "weight_files", "distributed", "tiles", "parser"},
@@ -45,6 +47,8 @@ LAYERS = [
         "plot",
         "plan",
         "prepare",
+        "report",
+        "report_sections",
     },
 ]
 # What a layer may import of itself: importer -> imported.
@@ -58,6 +62,9 @@ WITHIN = {
     "score_folders": {"folders", "scoring"},
     "steps": set(),
     "parser": {"checkpoint", "steps", "tiles"},
+    "suspects": {"scoring"},
+    "report": {"evaluate", "plan", "plot", "report_sections"},
+    "report_sections": {"plot"},
     "train": {"plan", "validation"},
     "convert_weights": {"verify"},
     "predict": {"submission"},
@@ -81,6 +88,8 @@ WITHOUT_JAX = {
     "celebamask",
     "prepare",
     "submission",
+    "suspects",
+    "html_page",
 }
 
 

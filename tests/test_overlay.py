@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jaxparse.classes import NAMES, PALETTE
-from jaxparse.overlay import blend, colourise, contact_sheet, legend, overlay
+from jaxparse.overlay import ERROR, blend, colourise, contact_sheet, legend, mark_errors, overlay
 
 
 def test_colourise_takes_the_palette_and_white_for_ignored() -> None:
@@ -17,6 +17,13 @@ def test_blend_is_the_mean() -> None:
     image = np.array([[(255, 255, 255), (10, 20, 31)]], np.uint8)
     label = np.array([[1, 18]], np.uint8)  # (204, 0, 0), (0, 204, 0)
     np.testing.assert_array_equal(blend(image, label), [[(229, 127, 127), (5, 112, 15)]])
+
+
+def test_errors_are_marked_on_the_darkened_picture() -> None:
+    image = np.array([[(30, 60, 90), (255, 255, 255), (0, 0, 9)]], np.uint8)
+    label, prediction = np.array([[1, 1, 255]], np.uint8), np.array([[1, 2, 1]], np.uint8)
+    marked = mark_errors(image, label, prediction)
+    np.testing.assert_array_equal(marked, [[(30, 30, 30), ERROR, (1, 1, 1)]])
 
 
 @pytest.mark.parametrize("shape", [(37, 91), (20, 4), (1200, 300)])

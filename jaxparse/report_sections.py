@@ -1,0 +1,251 @@
+"""What the page of `report` shows, section by section."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from jaxparse.classes import LEFT_RIGHT_PAIRS, MIRRORED, NAMES, PALETTE
+from jaxparse.config import Config
+from jaxparse.html_page import Html, element, join, picture, table
+from jaxparse.overlay import colourise, mark_errors
+from jaxparse.plot import Run, series
+from jaxparse.scoring import (
+    Counts,
+    Scores,
+    bootstrap_interval,
+    ious,
+    joined_scores,
+    mean_ious,
+)
+from jaxparse.suspects import mislabelled_scores
+
+SIDE = 240  # pixels of the pictures' longer side
+SHOWN_ERRORS = 3  # classes, and pairs of classes, named for a picture
+
+
+class Survey(NamedTuple):
+    """What is known of N pictures: numbers alone, so that thousands fit into memory."""
+
+    names: list[str]
+    counts: list[Counts]
+    weights: np.ndarray  # float32 [N, 19, 19], of suspects.weigh
+
+    @property
+    def confusions(self) -> np.ndarray:
+        """int64 [N, 19, 19]."""
+        return np.stack([counts.confusion for counts in self.counts])
+
+
+def percent(share: float, sign: str = "") -> str:
+    """0..1 -> 12.34, with `sign` "+" also a plus; NaN is a dash."""
+    return "–" if np.isnan(share) else f"{100 * share:{sign}.2f}"
+
+
+def readable(index: int) -> str:
+    """The name of a class."""
+    return NAMES[index].replace("_", " ")
+
+
+def swatch(index: int) -> Html:
+    """A class's name beside its colour."""
+    colour = "background:#" + bytes(PALETTE[index].tolist()).hex()
+    return join([element("span", class_="swatch", style=colour), readable(index)])
+
+
+def legend() -> Html:
+    """The colours of all classes."""
+    return element("div", *(element("span", swatch(i)) for i in range(len(NAMES))), class_="legend")
+
+
+def tiles(shown: dict[str, tuple[str, str]]) -> Html:
+    """Title -> a figure, and a remark on it."""
+    parts = (
+        element("div", title, element("b", value), element("span", remark, class_="soft"))
+        for title, (value, remark) in shown.items()
+    )
+    return element("div", *parts, class_="tiles")
+
+
+def summary(found: Survey, result: Scores, mirrored: Sequence[int]) -> Html:
+    """The means over all pictures."""
+    confusions = found.confusions
+    low, high = bootstrap_interval(confusions)
+    exchanged = confusions.copy()
+    exchanged[mirrored] = exchanged[mirrored][:, MIRRORED]
+    exchanged_miou = float(mean_ious(exchanged.sum(0)))
+    joined_miou = joined_scores(confusions.sum(0)).mean_iou
+    figures = {name: percent(value) for name, value in result.summary().items()}
+    return tiles(
+        {
+            "mIoU": (figures["mIoU"], f"95 % interval {percent(low)} to {percent(high)}"),
+            "mIoU, left and right joined": (percent(joined_miou), "over 16 classes"),
+            "mIoU, mirrored masks set right": (
+                percent(exchanged_miou),
+                f"{len(mirrored)} of {len(found.names)} masks",
+            ),
+            "boundary IoU": (figures["mBoundaryIoU"], "within 2 % of the diagonal"),
+            "aAcc": (figures["aAcc"], "of all pixels"),
+            "mAcc": (figures["mAcc"], "mean over classes"),
+            "mF1": (figures["mF1"], "mean over classes"),
+            "mF1 without background": (figures["mF1_without_background"], "over 18 classes"),
+        }
+    )
+
+
+def recipe(config: Config) -> Html:
+    """All settings; those that differ from the defaults stand out."""
+    rows = (
+        element(
+            "div",
+            element("dt", field.name),
+            element("dd", str(value)),
+            **({} if value == field.default else {"class_": "changed"}),
+        )
+        for field in fields(config)
+        for value in [getattr(config, field.name)]
+    )
+    return join([element("p", "Settings other than the defaults are bold."), element("dl", *rows)])
+
+
+def parameters(counts: dict[str, int]) -> Html:
+    """Trainable parameters by part."""
+    rows = [[part.replace("_", " "), f"{count:,}"] for part, count in counts.items()]
+    foot = ["total", f"{sum(counts.values()):,}"]
+    return table("Trainable parameters", ["part", "parameters"], rows, foot)
+
+
+def last_change(run: Run, name: str) -> float:
+    """By how much `name` changed between the run's last two evaluations, NaN if unknown."""
+    steps, values = series(run, name)
+    known = dict(zip(steps, values, strict=True))
+    before, last = ([np.nan, np.nan] + series(run, "val/mIoU")[0].tolist())[-2:]
+    return known.get(last, np.nan) - known.get(before, np.nan)
+
+
+def change_cell(change: float) -> Html:
+    """The change in percentage points, coloured from half a point."""
+    kinds = {change >= 0.005: "good", change <= -0.005: "bad"}
+    return element("td", percent(change, "+"), class_=kinds.get(True, "soft"))
+
+
+def classes(result: Scores, confusion: np.ndarray, run: Run) -> Html:
+    """Scores per class, and how IoU moved at the end of training."""
+    steps = [f"{step:,.0f}" for step in series(run, "val/mIoU")[0][-2:]]
+    moved = f"from step {steps[0]} to {steps[1]}" if len(steps) == 2 else "one evaluation alone"
+    caption = (
+        "In percent. Pixels are those of the labels; change is that of IoU between the last two "
+        f"evaluations while training ({moved}), in points."
+    )
+    head = ["class", "pixels", "IoU", "change", "Acc", "F1", "boundary IoU"]
+    pixels = confusion.sum(1) / confusion.sum()
+    columns = result.per_class().values()
+    rows = []
+    for index, (iou, *others) in enumerate(zip(*columns, strict=True)):
+        style = f"--share:{np.nan_to_num(100 * iou):.1f}%"
+        bar = element("td", percent(iou), class_="bar", style=style)
+        change = change_cell(last_change(run, f"IoU/{NAMES[index]}"))
+        rows.append([swatch(index), percent(pixels[index]), bar, change, *map(percent, others)])
+    iou, *others = (percent(np.nanmean(values)) for values in columns)
+    foot = ["mean", "", iou, change_cell(last_change(run, "val/mIoU")), *others]
+    return table(caption, head, rows, foot)
+
+
+def worst_errors(confusion: np.ndarray) -> str:
+    """The lowest IoUs and the largest confusions of a picture [19, 19], in words."""
+    wrong = confusion * ~np.eye(len(NAMES), dtype=bool)
+    largest = np.argsort(-wrong, axis=None)[:SHOWN_ERRORS]
+    pairs = [
+        pair for pair in zip(*np.unravel_index(largest, wrong.shape), strict=True) if wrong[pair]
+    ]
+    if not pairs:
+        return "Nothing is wrong."
+    shares = wrong / confusion.sum()
+    confused = (
+        f"{readable(label)} taken for {readable(other)} ({percent(shares[label, other])} %)"
+        for label, other in pairs
+    )
+    found = ious(confusion)
+    lowest = np.argsort(found)[:SHOWN_ERRORS]  # NaN comes last
+    low = (f"{readable(i)} {percent(found[i])}" for i in lowest if found[i] < 1)
+    return f"Lowest IoU: {', '.join(low)}. Most pixels: {', '.join(confused)}."
+
+
+def panels(image: np.ndarray, label: np.ndarray, prediction: np.ndarray, name: str) -> Html:
+    """Picture, mask, prediction and errors beside each other."""
+    shown = {
+        "picture": (image, False),
+        "mask": (colourise(label), True),
+        "prediction": (colourise(prediction), True),
+        "errors in pink": (mark_errors(image, label, prediction), False),
+    }
+    scale = min(1, SIDE / max(label.shape))
+    size = tuple(max(1, round(scale * side)) for side in label.shape[::-1])
+    parts = []
+    for title, (pixels, is_mask) in shown.items():
+        method = Image.Resampling.NEAREST if is_mask else Image.Resampling.BOX
+        small = Image.fromarray(pixels).resize(size, method)
+        shown_picture = picture(small, f"{name}: {title}", lossless=is_mask)
+        parts.append(element("figure", shown_picture, element("figcaption", title)))
+    return element("div", *parts, class_="row")
+
+
+class Gallery(NamedTuple):
+    """Pictures for one section: what is said of all, and of each."""
+
+    text: str
+    remarks: dict[int, str]  # by index of the picture
+
+    def html(self, found: Survey, drawn: dict[int, Html]) -> Html:
+        """The section's content."""
+        parts = [element("p", self.text)]
+        for index, remark in self.remarks.items():
+            errors = worst_errors(found.counts[index].confusion)
+            parts.append(element("h3", found.names[index]))
+            parts.append(element("p", f"{remark}. {errors}"))
+            parts.append(drawn[index])
+        return join(parts)
+
+
+def galleries(found: Survey, mirrored: Sequence[int], pictures: int) -> dict[str, Gallery]:
+    """The worst, the best, and those whose masks are suspects, by heading."""
+    means = mean_ious(found.confusions)
+    ranked = [i for i in np.argsort(means, kind="stable").tolist() if not np.isnan(means[i])]
+    remarks = {i: f"mIoU {percent(means[i])}" for i in ranked}
+    remarks |= {i: f"{remarks[i]}, left and right look exchanged" for i in mirrored}
+    worst = ranked[:pictures]
+    best = [i for i in reversed(ranked) if i not in worst][:pictures]
+    suspicion = mislabelled_scores(found.confusions, found.weights)
+    suspects = [i for i in np.argsort(-suspicion, kind="stable").tolist() if suspicion[i] > 0]
+    of_classes = "mIoU of a picture is over the classes that its mask or the prediction has."
+    return {
+        "Worst pictures": Gallery(of_classes, {i: remarks[i] for i in worst}),
+        "Best pictures": Gallery(of_classes, {i: remarks[i] for i in best}),
+        "Label suspects": Gallery(
+            "Masks that the network contradicts most, with confidence and where it is usually "
+            "right; left and right count as one here. Highest first. Whether the mask or the "
+            "network is wrong is for you to see.",
+            {i: f"Suspicion {suspicion[i]:.2f}, {remarks[i]}" for i in suspects[:pictures]},
+        ),
+        "Mirrored masks": Gallery(
+            "Masks that agree with the network once left and right eyes, brows and ears are "
+            f"exchanged: {len(mirrored)} of {len(found.names)}, at most {pictures} of them shown. "
+            "Seen from the front, a person's left eye is on the right.",
+            {i: remarks[i] for i in mirrored[:pictures]},
+        ),
+    }
+
+
+def mirrored_table(found: Survey, mirrored: Sequence[int]) -> Html:
+    """Each mask's pixels that are exchanged with the network's, per part of the face."""
+    rows = []
+    for index in mirrored:
+        confusion = found.counts[index].confusion
+        cells = []
+        for left, right in LEFT_RIGHT_PAIRS:
+            pair = confusion[np.ix_((left, right), (left, right))]
+            cells.append(f"{pair[0, 1] + pair[1, 0]:,} of {pair.sum():,}")
+        rows.append([found.names[index], *cells])
+    return table("Pixels with left and right exchanged", ["picture", "eyes", "brows", "ears"], rows)
