@@ -25,9 +25,10 @@ LAYERS = [
         "precision",
         "logs",
         "overlay",
+        "zip_names",
     }
     | {name for name in MODULES if name.startswith("models")},
-    {"checkpoint", "steps", "sources", "weight_files", "distributed"},
+    {"checkpoint", "steps", "sources", "weight_files", "distributed", "submission"},
     {
         "train",
         "validation",
@@ -66,6 +67,8 @@ WITHOUT_JAX = {
     "portrait",
     "synthetic",
     "data",
+    "zip_names",
+    "submission",
 }
 
 
