@@ -161,7 +161,9 @@ def write_submission(
     wanted = _mask_names(images)
     names = sorted(name for name in wanted if (masks / name).is_file())
     if not names:
-        raise ValueError(f"{masks} holds no mask of the images; expected {min(wanted)} and so on")
+        raise ValueError(
+            f"{masks} holds no mask of the images; expected {next(iter(wanted), 'STEM.png')} …"
+        )
     with atomic_path(output) as temporary:
         with zipfile.ZipFile(temporary, "w") as archive:
             for name in names:
