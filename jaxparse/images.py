@@ -22,6 +22,8 @@ from jaxparse.files import atomic_path
 READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 READ_ERRORS += (Image.DecompressionBombError,)
 
+# Greyscale of 2 and 4 bits, which Pillow stretches to 0..255 by these factors.
+STRETCHED = {"L;2": 85, "L;4": 17}
 ORDER_KEY = "label_order"  # of the text in a mask's PNG that names its order
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
@@ -92,10 +94,13 @@ def read_label(path: Path, order: str = "official") -> np.ndarray:
     """
     try:
         with Image.open(path) as picture:
+            raw_mode = picture.tile[0].args if picture.tile else None
             picture.load()
             picture = ImageOps.exif_transpose(picture)
     except READ_ERRORS as error:
         raise ValueError(_unreadable("label", path, error)) from error
+    if raw_mode in STRETCHED:
+        picture = picture.point(lambda value: value // STRETCHED[raw_mode])
     if picture.mode in ("P", "L"):
         written = picture.info.get(ORDER_KEY, order)
         if written != order:

@@ -7,6 +7,7 @@
 Threads read ahead and write behind.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -28,7 +29,8 @@ from jaxparse.folders import find_images
 from jaxparse.images import write_image, write_mask
 from jaxparse.parser import PLAIN, Parser, Parsing, Picture, TestTime
 from jaxparse.steps import use_compilation_cache
-from jaxparse.submission import Format, write_submission
+from jaxparse.submission import write_submission
+from jaxparse.zip_names import Format
 
 T = TypeVar("T")
 Writer = Callable[[Path, Parsing], None]
@@ -181,7 +183,8 @@ def predict(
         if output:
             print(f"{len(paths) - bad} masks in {output}{skipped}")
         if submission:
-            write_submission(Path(folder), paths, submission, format)
+            for warning in write_submission(Path(folder), paths, submission, format):
+                print("warning:", warning, file=sys.stderr)
             print(f"wrote {submission}: {len(paths)} masks, checked")
     return 1 if bad else 0
 

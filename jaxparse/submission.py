@@ -1,23 +1,27 @@
-"""The zip of masks that a challenge's server takes, written and checked.
+"""The zip of masks that a face parsing challenge takes: packing one, and finding its faults.
 
-    python -m jaxparse.submission pack MASKS --images TEST_IMAGES --output test_mask.zip
-    python -m jaxparse.submission check test_mask.zip --images TEST_IMAGES
+    python -m jaxparse.submission check FILE.zip --images DIR [--format server|codabench]
+    python -m jaxparse.submission pack MASKS_DIR --images DIR --output FILE.zip [--format ...]
 
-Servers score what they can read and say little about the rest, so everything that they would
-refuse, or score as nonsense, is refused here.
+`server` is the format of the CelebAMask-HQ challenge: one folder of any name with a PNG per test
+image. `codabench` is that of the newer challenges on CodaBench (NTU, 1000 training pictures): the
+same PNGs in `masks/`, and in the test phase `solution/` with the code beside it. Both want 512x512
+pixels of 8 bit, the classes 0..18 themselves, and the name of the image but for the suffix.
 """
 
 import io
+import os
+import struct
+import sys
 import zipfile
 import zlib
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
-from typing import Literal
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import tyro
 from PIL import Image
 
 from jaxparse import cli
@@ -25,178 +29,205 @@ from jaxparse.classes import NUM_CLASSES
 from jaxparse.files import atomic_path
 from jaxparse.folders import find_images
 from jaxparse.images import READ_ERRORS
+from jaxparse.zip_names import Format, ZipNames, mask_folder
 
-# server: one folder of any name, that of CelebAMask-HQ's challenge; codabench: a folder `masks`.
-Format = Literal["server", "codabench"]
+SIZE = (512, 512)
+SHOWN_FAULTS = 20
 
-SIZE = (512, 512)  # width and height
-SHOWN = 20  # faults that are listed
-STRAYS = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")  # left by file managers
-COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what every unzip knows
-ENCRYPTED = 1  # bit of a member's flags
-COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}  # PNG, 11.2.1
-WRITTEN = (1980, 1, 1, 0, 0, 0)  # of every member, so that equal masks give equal zips
+# NotImplementedError: a member of a newer zip version.
+ZIP_ERRORS = (*READ_ERRORS, zipfile.BadZipFile, NotImplementedError)
+
+PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+COLOURS = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale and alpha", 6: "RGBA"}
+GREYSCALE_OR_PALETTE = (0, 3)
 
 
-def check_submission(path: Path, images: list[Path], format: Format = "server") -> list[str]:
-    """A line on everything in the zip that the server would refuse, each naming the file.
+class Report(NamedTuple):
+    """What is in a zip: a line per fault, sorted; a line per oddity that no server refuses."""
 
-    `images` are the test pictures, each of which needs a mask of its name. Reads every pixel, in
-    threads.
-    """
+    count: int  # good masks
+    faults: list[str]
+    warnings: list[str]
+
+
+def decode_mask(data: bytes) -> np.ndarray:
+    """A PNG's classes, uint8 [512, 512]. Raises ValueError that says what no server would take."""
+    if not data.startswith(PNG_START) or len(data) < 26:
+        raise ValueError("is no PNG inside; save the classes as one, a new suffix is not enough")
+    # From the header: Pillow shows palettes of 1, 2 and 4 bits as mode P too.
+    width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
+    if (width, height) != SIZE:
+        raise ValueError(f"is {width}x{height}, expected 512x512; resize by nearest neighbour")
+    if depth != 8 or colour not in GREYSCALE_OR_PALETTE:
+        found = f"{depth}-bit {COLOURS.get(colour, 'unknown')}"
+        raise ValueError(f"is {found}, expected 8-bit palette or greyscale (mode P or L)")
     try:
-        with zipfile.ZipFile(path) as archive:
-            return list(_faults(archive, {image.stem: image for image in images}, format))
-    except (zipfile.BadZipFile, OSError) as error:
-        return [f"{path} is no zip file ({error}); write it anew"]
-
-
-def _faults(archive: zipfile.ZipFile, images: Mapping[str, Path], format: Format) -> Iterator[str]:
-    members = [info for info in archive.infolist() if not _is_plain_folder(info)]
-    folders = Counter(PurePosixPath(info.filename).parts[0] for info in members)
-    folder = "masks" if format == "codabench" else max(folders, key=folders.get, default="masks")
-    seen: set[str] = set()
-    masks = []
-    for info in members:
-        if fault := _name_fault(info, folder, images, seen):
-            yield f"{info.filename} {fault}"
-        else:
-            masks.append(info)
-        seen.add(info.filename)
-    with ThreadPoolExecutor() as pool:
-        for info, fault in zip(masks, pool.map(lambda i: _mask_fault(archive, i), masks)):  # noqa: B905
-            if fault:
-                yield f"{info.filename} {fault}"
-    for stem in sorted(images.keys() - {PurePosixPath(info.filename).stem for info in masks}):
-        yield f"{folder}/{stem}.png is missing; {images[stem]} needs a mask"
-
-
-def _is_plain_folder(info: zipfile.ZipInfo) -> bool:
-    """An entry for the folder itself: `zip -r` writes one."""
-    parts = PurePosixPath(info.filename).parts
-    return info.is_dir() and len(parts) == 1 and parts[0] not in STRAYS
-
-
-def _name_fault(
-    info: zipfile.ZipInfo, folder: str, images: Mapping[str, Path], seen: set[str]
-) -> str | None:
-    """What is wrong with a member, its pixels apart."""
-    path = PurePosixPath(info.filename)
-    if path.is_absolute() or ".." in path.parts or "\\" in info.filename:
-        return f"is no path within a folder; expected {folder}/NAME.png"
-    if any(part in STRAYS or part.startswith(".") for part in path.parts):
-        return "is a stray file of the system that zipped; zip without it"
-    if info.filename in seen:
-        return "is in the zip twice; keep one"
-    if len(path.parts) != 2 or info.is_dir():
-        where = "lies outside of any folder" if len(path.parts) == 1 else "lies in nested folders"
-        return f"{where}; expected {folder}/NAME.png"
-    if path.parts[0] != folder:
-        return f"lies in a folder of its own; expected all masks in {folder}/"
-    if path.suffix != ".png":
-        return f"does not end in .png; expected {folder}/{path.stem}.png"
-    if path.stem not in images:
-        alike = [stem for stem in images if stem.lstrip("0") == path.stem.lstrip("0")]
-        hint = f"it should be {alike[0]}.png" if alike else "remove it"
-        return f"belongs to no test picture; {hint}"
-    if info.flag_bits & ENCRYPTED:
-        return "is encrypted; zip without a password"
-    if info.compress_type not in COMPRESSIONS:
-        return "is compressed otherwise than stored or deflated; zip it anew"
-    return None
-
-
-def _mask_fault(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> str | None:
-    """What is wrong with a mask's content."""
-    try:
-        content = archive.read(info)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        return f"is damaged ({error}); zip it anew"
-    if content[:8] != b"\x89PNG\r\n\x1a\n" or len(content) < 26:
-        return "is no PNG; write the mask as an 8-bit PNG"
-    # Pillow widens fewer bits without a word.
-    depth, kind = content[24], COLOUR_TYPES.get(content[25], "unknown")
-    if kind not in ("grey", "palette") or depth != 8:
-        return f"is {kind} of {depth} bits; expected 8 bits, greyscale or palette, class indices"
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            picture.load()
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            picture.verify()  # the checksums, which decoding skips
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            label = np.asarray(picture)
     except READ_ERRORS as error:
-        return f"cannot be read ({error}); write it anew"
-    if picture.size != SIZE:
-        sizes = ("x".join(map(str, size)) for size in (picture.size, SIZE))
-        return "is {}; expected {} (width x height)".format(*sizes)
-    highest = int(np.asarray(picture).max())
-    if highest >= NUM_CLASSES:
-        return f"holds {highest}, outside 0..{NUM_CLASSES - 1}; give every pixel a class"
-    return None
+        raise ValueError(f"cannot be decoded ({_reason(error)}); write it anew") from error
+    if label.max() >= NUM_CLASSES:
+        bad = ", ".join(map(str, np.unique(label[label >= NUM_CLASSES])[:5]))
+        raise ValueError(f"holds {bad}, outside 0..{NUM_CLASSES - 1}; give every pixel a class")
+    return label
 
 
-def require_none(path: Path, faults: list[str]) -> None:
-    """Raises ValueError with the first faults, if there are any."""
-    if faults:
-        more = f" (and {len(faults) - SHOWN} more)" if len(faults) > SHOWN else ""
-        shown = "; ".join(faults[:SHOWN])
-        raise ValueError(f"{path} would be refused: {shown}{more}")
+def _reason(error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(reason.split()) or type(error).__name__
+
+
+def inspect_submission(path: Path, images: Path | Sequence[Path], format: Format) -> Report:
+    """Reads the whole zip in threads; `images` are the test images or their folder.
+
+    Raises ValueError for a folder without images or two of one name; what is wrong with the zip,
+    the lack of one included, is in the report.
+    """
+    wanted = _mask_names(images)
+    try:
+        archive = zipfile.ZipFile(path)
+    except ZIP_ERRORS as error:
+        return Report(0, [f"{path}: cannot be read as a zip ({_reason(error)}); zip it anew"], [])
+    with archive, ThreadPoolExecutor(os.cpu_count()) as pool:
+        names = ZipNames(archive.infolist(), mask_folder(path, format), wanted, format)
+        if not names.files:
+            return Report(0, [f"{path}: holds no file; expected {len(wanted)} masks"], [])
+        faults = names.faults()
+        good = [name for name in names.files if name not in faults]
+        results = list(pool.map(partial(_read_member, archive, names.folder), good))
+    masks = {}
+    for name, result in zip(good, results, strict=True):
+        if isinstance(result, ValueError):
+            faults[name] = str(result)
+        elif result is not None:
+            masks[name] = result
+    # A name may hold anything, line breaks too.
+    lines = [f"{n if n.isprintable() else ascii(n)}: {fault}" for n, fault in faults.items()]
+    return Report(len(masks), sorted(lines), _warnings(masks))
+
+
+def _mask_names(images: Path | Sequence[Path]) -> dict[str, Path]:
+    """Name of the mask -> its image. Raises ValueError for two of one name."""
+    names: dict[str, Path] = {}
+    for image in find_images([images] if isinstance(images, Path) else images):
+        other = names.setdefault(f"{image.stem}.png", image)
+        if other != image:
+            raise ValueError(f"{other} and {image} would share the mask {image.stem}.png; keep one")
+    return names
+
+
+def _read_member(archive: zipfile.ZipFile, folder: str, name: str) -> int | ValueError | None:
+    """The mask's checksum, 0 for background alone; what is wrong with it; None for code."""
+    try:
+        data = archive.read(name)
+    except ZIP_ERRORS as error:
+        return ValueError(f"cannot be unpacked ({_reason(error)}); zip it anew")
+    if not name.startswith(f"{folder}/"):
+        return None
+    try:
+        label = decode_mask(data)
+    except ValueError as error:
+        return error
+    return zlib.crc32(label) if label.any() else 0
+
+
+def _warnings(masks: dict[str, int]) -> list[str]:
+    found = []
+    if len(masks) > 1 and len(set(masks.values())) == 1:
+        found.append(f"all {len(masks)} masks are the same")
+    empty = sorted(name for name, checksum in masks.items() if not checksum)
+    if empty:
+        found.append(f"{len(empty)} of {len(masks)} masks are all background, first {empty[0]}")
+    return found
+
+
+def check_submission(path: Path, images: Path | Sequence[Path], format: Format) -> list[str]:
+    """A line per fault of the zip, each beginning with the file's name; none if it is good."""
+    return inspect_submission(path, images, format).faults
 
 
 def write_submission(
-    masks: Path, images: list[Path], output: Path, format: Format = "server"
-) -> None:
-    """Packs STEM.png of the folder `masks` for every test picture, as it is, and checks the zip.
+    masks: Path, images: Path | Sequence[Path], output: Path, format: Format
+) -> list[str]:
+    """Packs masks/STEM.png of every image, byte for byte; the same masks give the same zip.
 
-    Raises ValueError, and writes nothing, if the server would refuse it.
+    Other files in `masks` are left out. The zip is checked before it gets its name: raises
+    ValueError with a line per fault (the first 20) and leaves what was there. Returns warnings.
     """
-    folder = "masks" if format == "codabench" else output.stem
-    names = sorted(f"{image.stem}.png" for image in images)
-    if missing := [name for name in names if not (masks / name).is_file()]:
-        raise ValueError(f"{masks} lacks {missing[0]} and {len(missing) - 1} other masks of images")
+    if output.suffix != ".zip":
+        raise ValueError(f"{output} does not end in .zip; name the submission so")
+    wanted = _mask_names(images)
+    names = sorted(name for name in wanted if (masks / name).is_file())
+    if not names:
+        raise ValueError(
+            f"{masks} holds no mask of the images; expected {next(iter(wanted), 'STEM.png')} …"
+        )
     with atomic_path(output) as temporary:
         with zipfile.ZipFile(temporary, "w") as archive:
             for name in names:
-                archive.writestr(
-                    zipfile.ZipInfo(f"{folder}/{name}", WRITTEN), (masks / name).read_bytes()
-                )
-        require_none(output, check_submission(temporary, images, format))
+                entry = zipfile.ZipInfo(f"{mask_folder(output, format)}/{name}")  # of 1980, stored
+                entry.create_system, entry.external_attr = 3, 0o100644 << 16  # rw-r--r--
+                archive.writestr(entry, (masks / name).read_bytes())
+        report = inspect_submission(temporary, images, format)
+        if report.faults:
+            lines = fault_lines(report.faults)
+            raise ValueError("\n".join([f"{output} is not written, as of {masks}", *lines]))
+    return report.warnings
 
 
-def check(file: tyro.conf.Positional[Path], images: Path, format: Format = "server") -> int:
-    """Lists what a server would refuse in a zip of masks.
+def fault_lines(faults: list[str]) -> list[str]:
+    """The first 20, and how many more."""
+    more = len(faults) - SHOWN_FAULTS
+    return faults[:SHOWN_FAULTS] + ([f"and {more} more"] if more > 0 else [])
+
+
+def _warn(warnings: list[str]) -> None:
+    for warning in warnings:
+        print("warning:", warning, file=sys.stderr)
+
+
+def check(file: Path, /, *, images: Path, format: Format = "server") -> int:
+    """Says what the challenge's server would refuse in a zip of masks.
 
     Args:
         file: The zip.
-        images: Folder of the test pictures.
-        format: `server`: masks in one folder; `codabench`: in a folder called masks.
+        images: Folder of the test images.
+        format: server, one folder of masks; codabench, masks/ and in the test phase solution/.
+
+    Returns 1 if there is a fault, else 0.
     """
-    pictures = find_images([images])
-    faults = check_submission(file, pictures, format)
-    for fault in faults[:SHOWN]:
-        print(fault)
-    if len(faults) > SHOWN:
-        print(f"and {len(faults) - SHOWN} more")
-    if not faults:
-        print(f"{file} is good: {len(pictures)} masks")
-    return 1 if faults else 0
+    report = inspect_submission(file, images, format)
+    _warn(report.warnings)
+    print("\n".join(fault_lines(report.faults)) or f"{file}: {report.count} masks, no faults")
+    return 1 if report.faults else 0
 
 
-def pack(
-    masks: tyro.conf.Positional[Path], images: Path, output: Path, format: Format = "server"
-) -> None:
-    """Zips the masks of any tool for a server, and checks the zip.
+def pack(masks: Path, /, *, images: Path, output: Path, format: Format = "server") -> int:
+    """Packs the masks STEM.png of any tool for the challenge's server, and checks the zip.
 
     Args:
-        masks: Folder of masks, NAME.png for every test picture NAME.jpg.
-        images: Folder of the test pictures.
+        masks: Folder of the masks.
+        images: Folder of the test images.
         output: The zip to write.
-        format: `server`: masks in one folder; `codabench`: in a folder called masks.
+        format: server, one folder of masks; codabench, masks/.
+
+    Returns 1 if there is a fault, and then writes nothing, else 0.
     """
-    pictures = find_images([images])
-    write_submission(masks, pictures, output, format)
-    print(f"wrote {output}: {len(pictures)} masks, checked")
+    try:
+        _warn(write_submission(masks, images, output, format))
+    except ValueError as error:
+        print("error:", error, file=sys.stderr)  # on its own lines
+        return 1
+    print(f"{output}: {len(_mask_names(images))} masks, no faults")
+    return 0
 
 
-def main() -> int | None:
-    """Command line: `check` and `pack`."""
+def main() -> int:
+    """Command line: `check` or `pack`."""
+    import tyro
+
     commands = {"check": check, "pack": pack}
     return tyro.extras.subcommand_cli_from_dict(commands, prog="python -m jaxparse.submission")
 

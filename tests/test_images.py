@@ -1,4 +1,6 @@
 import re
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -167,3 +169,21 @@ def test_jpeg_is_written_nearly_without_loss(tmp_path: Path) -> None:
     write_image(tmp_path / "deep" / "a.jpg", ramp)
     read = np.asarray(read_image(tmp_path / "deep" / "a.jpg")).astype(int)
     assert np.abs(read - ramp).max() <= 4
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_greyscale_masks_of_few_bits_keep_their_classes(tmp_path: Path, bits: int) -> None:
+    label = (np.arange(64, dtype=np.uint8) % min(2**bits, NUM_CLASSES)).reshape(8, 8)
+    rows = (label.reshape(8, -1, 8 // bits) << np.arange(8 - bits, -1, -bits)).sum(2)
+    lines = b"".join(b"\0" + row.astype(np.uint8).tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", 8, 8, bits, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    path = tmp_path / "a.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+            for kind, body in chunks
+        )
+    )
+    np.testing.assert_array_equal(read_label(path), label)

@@ -31,9 +31,19 @@ LAYERS = [
         "overlay",
         "suspects",
         "html_page",
+        "zip_names",
     }
     | {name for name in MODULES if name.startswith("models")},
-    {"checkpoint", "steps", "sources", "weight_files", "distributed", "tiles", "parser"},
+    {
+        "checkpoint",
+        "steps",
+        "sources",
+        "weight_files",
+        "distributed",
+        "tiles",
+        "parser",
+        "submission",
+    },
     {
         "train",
         "validation",
@@ -43,7 +53,6 @@ LAYERS = [
         "verify",
         "benchmark",
         "check_data",
-        "submission",
         "plot",
         "plan",
         "prepare",
@@ -67,7 +76,6 @@ WITHIN = {
     "report_sections": {"plot"},
     "train": {"plan", "validation"},
     "convert_weights": {"verify"},
-    "predict": {"submission"},
 }
 # data's command line, which imports it inside main().
 LATE = {("data", "check_data")}
@@ -87,6 +95,7 @@ WITHOUT_JAX = {
     "score_folders",
     "celebamask",
     "prepare",
+    "zip_names",
     "submission",
     "suspects",
     "html_page",

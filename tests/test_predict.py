@@ -224,7 +224,7 @@ def test_submission_is_written_and_checked(
     zipped = tmp_path / "out" / "test_mask.zip"
     assert command("--input", tmp_path / "in", "--submission", zipped) == 0
     assert capsys.readouterr().out == f"wrote {zipped}: 4 masks, checked\n"
-    assert check_submission(zipped, paths) == []
+    assert check_submission(zipped, paths, "server") == []
     flags = ("--output", tmp_path / "masks", "--submission", zipped, "--format", "codabench")
     assert command("--input", tmp_path / "in", *flags) == 0
     assert check_submission(zipped, paths, "codabench") == []
@@ -232,5 +232,8 @@ def test_submission_is_written_and_checked(
     draw(paths[2], 2, (64, 64))
     assert command("--input", tmp_path / "in", "--submission", zipped) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith(f"error: {zipped} would be refused: test_mask/2.png is 64x64; expected")
+    assert error.startswith(f"error: {zipped} is not written, as of ")
+    assert error.endswith(
+        "test_mask/2.png: is 64x64, expected 512x512; resize by nearest neighbour"
+    )
     assert zipped.read_bytes() == content  # the one before is kept
