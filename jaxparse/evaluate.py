@@ -34,6 +34,7 @@ from jaxparse.scoring import (
     count,
     joined_scores,
     likelier_order,
+    picture_f1,
     scores,
     total,
 )
@@ -76,8 +77,13 @@ def gather(counts: Sequence[Counts], pictures: int) -> list[Counts]:
 def publish(counts: Sequence[Counts], about: dict[str, Any], output: Path) -> None:
     """Prints the tables, with a warning if masks look numbered otherwise, and writes JSON."""
     confusion, boundary = total(counts)
-    interval = bootstrap_interval(np.stack([counts.confusion for counts in counts]))
-    figures = scores(confusion, boundary), joined_scores(confusion), interval
+    confusions = np.stack([one.confusion for one in counts])
+    figures = (
+        scores(confusion, boundary),
+        joined_scores(confusion),
+        bootstrap_interval(confusions),
+        float(np.nanmean(picture_f1(confusions))),
+    )
     console = Console()
     console.print(scores_table(*figures))
     suspects = {"label": confusion, "prediction": confusion.T}

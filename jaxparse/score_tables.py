@@ -16,19 +16,27 @@ def percent(share: float) -> float | None:
 
 
 def results(
-    scores: Scores, joined: Scores | None = None, interval: tuple[float, float] | None = None
+    scores: Scores,
+    joined: Scores | None = None,
+    interval: tuple[float, float] | None = None,
+    f1_of_pictures: float | None = None,
 ) -> dict[str, Any]:
     """Summary and per-class values in percent, as JSON can hold them; absent classes are None."""
     content = {name: percent(value) for name, value in scores.summary().items()}
     if interval:
         content["mIoU_interval"] = [percent(value) for value in interval]
+    if f1_of_pictures is not None:
+        content["F1_of_pictures"] = percent(f1_of_pictures)
     for title, values in scores.per_class().items():
         content[title] = dict(zip(scores.names, map(percent, values), strict=True))
     return content | ({"left_right_joined": results(joined)} if joined else {})
 
 
 def scores_table(
-    scores: Scores, joined: Scores | None = None, interval: tuple[float, float] | None = None
+    scores: Scores,
+    joined: Scores | None = None,
+    interval: tuple[float, float] | None = None,
+    f1_of_pictures: float | None = None,
 ) -> Group:
     """Tables as mmsegmentation prints them: per class, then the summary, in percent."""
     columns, summary = scores.per_class(), scores.summary()
@@ -43,6 +51,8 @@ def scores_table(
     if interval:
         low, high = interval
         lines.append(f"mIoU, 95 % interval over pictures: {100 * low:.2f} to {100 * high:.2f}")
+    if f1_of_pictures is not None:
+        lines.append(f"F1, mean over pictures (CodaBench's ranking): {100 * f1_of_pictures:.2f}")
     if joined:
         figures = (f"{name} {100 * value:.2f}" for name, value in joined.means().items())
         lines.append(f"left and right joined ({len(joined.names)} classes): {'  '.join(figures)}")

@@ -11,7 +11,7 @@ from PIL import Image
 from jaxparse import cli, evaluate, parser
 from jaxparse.classes import LABEL_ORDERS, MIRRORED
 from jaxparse.images import read_label, write_mask
-from jaxparse.scoring import count, joined_scores, scores, total
+from jaxparse.scoring import count, joined_scores, picture_f1, scores, total
 from tests.conftest import Nano
 from tests.faces import SIZES, write_faces
 
@@ -65,6 +65,12 @@ def test_scores_a_network(nano: Nano, command: Callable, data_dir: Path) -> None
     assert written["BoundaryIoU"]["skin"] == pytest.approx(100 * wanted.boundary_iou[1], abs=1e-4)
     joined = written["left_right_joined"]["mIoU"]
     assert joined == pytest.approx(100 * joined_scores(counts.confusion).mean_iou, abs=1e-4)
+    confusions = [
+        count(read_label(data_dir / "val" / "masks" / name), mask).confusion
+        for name, mask in masks.items()
+    ]
+    wanted_f1 = 100 * picture_f1(np.stack(confusions)).mean()
+    assert written["F1_of_pictures"] == pytest.approx(wanted_f1, abs=1e-4)
     low, high = written["mIoU_interval"]
     assert low < written["mIoU"] < high
     assert (written["pictures"], written["split"]) == (7, "val")
