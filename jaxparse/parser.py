@@ -172,7 +172,9 @@ class Parser:
         Raises ValueError if one cannot be read.
         """
         if isinstance(pictures, Source):
-            return next(self.parse([self.prepare(pictures)]))
+            picture = self.prepare(pictures)
+            # Not a batch that is black but for one picture.
+            return next(self.parse([picture], self._sharding.mesh.size))
         return list(self.parse(map(self.prepare, pictures)))
 
     def prepare(self, source: Source, label: np.ndarray | None = None) -> Picture:
@@ -192,11 +194,14 @@ class Parser:
                 images.append(np.asarray(picture.resize(scaled, Image.Resampling.BILINEAR)))
         return Picture(source, images, size, label)
 
-    def parse(self, pictures: Iterable[Picture | ValueError]) -> Iterator[Parsing | ValueError]:
+    def parse(
+        self, pictures: Iterable[Picture | ValueError], batch_size: int | None = None
+    ) -> Iterator[Parsing | ValueError]:
         """Parsings, in order; errors are handed on, out of turn.
 
-        Pictures as a whole go through the network in batches of one size.
+        Pictures as a whole go through the network in batches of one size, by default the parser's.
         """
+        batch_size = batch_size or self.batch_size
         batch: list[Picture] = []
         for picture in pictures:
             if isinstance(picture, ValueError):
@@ -205,17 +210,16 @@ class Parser:
                 yield Parsing(picture, [self._windows(image) for image in picture.images])
             else:
                 batch.append(picture)
-            if len(batch) == self.batch_size:
-                yield from self._parse_batch(batch)
+            if len(batch) == batch_size:
+                yield from self._parse_batch(batch, batch_size)
                 batch = []
-        yield from self._parse_batch(batch)
+        if batch:
+            yield from self._parse_batch(batch, batch_size)
 
-    def _parse_batch(self, batch: list[Picture]) -> Iterator[Parsing]:
-        if not batch:
-            return
+    def _parse_batch(self, batch: list[Picture], batch_size: int) -> Iterator[Parsing]:
         images = np.stack([picture.images[0] for picture in batch])
         sides = [round(self.image_size * scale) for scale in self.test_time.scales]
-        logits = [self._logits(images, side) for side in sides]
+        logits = [self._logits(images, side, batch_size) for side in sides]
         for index, picture in enumerate(batch):
             yield Parsing(
                 picture,
@@ -235,13 +239,13 @@ class Parser:
         for first in range(0, len(places), self.batch_size):
             batch = places[first : first + self.batch_size]
             cut = np.stack([image[y : y + side, x : x + side] for y, x in batch])
-            logits.append(self._logits(cut, side)[: len(batch)])
+            logits.append(self._logits(cut, side, self.batch_size)[: len(batch)])
         logits = jnp.concatenate(logits).reshape(len(rows), len(columns), *logits[0].shape[1:])
         return Level(logits, rows, columns, (side, side), size)
 
-    def _logits(self, images: np.ndarray, side: int) -> Array:
+    def _logits(self, images: np.ndarray, side: int, batch_size: int) -> Array:
         """uint8 [≤ batch_size, S, S, 3] -> float32 [batch_size, F, h, w, C] at that input size."""
-        images = np.pad(images, ((0, self.batch_size - len(images)), (0, 0), (0, 0), (0, 0)))
+        images = np.pad(images, ((0, batch_size - len(images)), (0, 0), (0, 0), (0, 0)))
         views = [images, images[:, :, ::-1]] if self.test_time.flip else [images]
         logits = []
         for view in views:

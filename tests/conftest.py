@@ -1,6 +1,6 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxparse import steps, train, validation
 from jaxparse.checkpoint import flatten, load_network, save_weights
 from jaxparse.config import Config, load_experiment
 from jaxparse.models import split_model
@@ -38,6 +39,37 @@ def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests that compile the same program compile it once; in JAX_COMPILATION_CACHE_DIR if set."""
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+
+
+# Begun first, as they take longest: else one core would wait for the other at the end.
+LONGEST = ("test_distributed", "test_train", "test_training_reference", "test_faults")
+LONGEST += ("test_precision", "test_reference")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+
+    items.sort(key=rank)
+
+
+@cache
+def program(name: str, config: Config) -> Callable[..., Any]:
+    return getattr(steps, name)(config)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_programs() -> Iterator[None]:
+    """Runs that differ in their folders alone share programs: tracing one takes seconds."""
+
+    def share(name: str) -> Callable[[Config], Callable[..., Any]]:
+        return lambda config: program(name, replace(config, workdir="", eval_every=1))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "make_train_step", share("make_train_step"))
+        for name in ("make_eval_step", "make_logits_step"):
+            patch.setattr(validation, name, share(name))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ import pytest
 from jaxparse.checkpoint import BEST_WEIGHTS, read_weights
 from jaxparse.distributed import Processes, in_cluster
 
-STEPS = 40
+STEPS = 30
 FLAGS = (
     "--exp quickstart --image-size 32 --batch-size 8 --synthetic-train-count 21 --num-workers 1 "
     "--synthetic-val-count 13 --drop-path-rate 0.1 --learning-rate 1e-4 --warmup-steps 2 "

@@ -35,7 +35,7 @@ from jaxparse.classes import NAMES
 from jaxparse.cli import INTERRUPTED
 from jaxparse.config import Config, load_experiment
 from jaxparse.data import make_train_loader
-from jaxparse.steps import Batch, StepMetrics, TrainState, init_state, make_mesh, make_train_step
+from jaxparse.steps import Batch, StepMetrics, TrainState, init_state, make_mesh
 from jaxparse.train import (
     NonFiniteLossError,
     find_init_weights,
@@ -90,8 +90,10 @@ def before_step(
 ) -> None:
     """`change` sees the state before step `number` (1-based) of the runs from now on."""
 
+    original = train_module.make_train_step
+
     def make(config: Config) -> Step:
-        step = make_train_step(config)
+        step = original(config)
         return lambda state, batch: step(
             change(state) if int(state.step) == number - 1 else state, batch
         )
