@@ -23,10 +23,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxparse.checkpoint import BEST_WEIGHTS, Checkpoints, read_weights
+from jaxparse.checkpoint import Checkpoints
 from jaxparse.config import Config, load_experiment
 from jaxparse.data import make_train_loader
 from jaxparse.steps import init_state, make_mesh
+from jaxparse.weights import BEST_WEIGHTS, read_weights
 
 SETTINGS = {
     "image_size": 64,

@@ -16,13 +16,6 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxparse import cli
-from jaxparse.checkpoint import (
-    flatten,
-    load_weights,
-    require_match,
-    save_weights,
-    weights_of_run,
-)
 from jaxparse.classes import LABEL_ORDERS, NAMES, PALETTE, LabelOrder
 from jaxparse.config import Config, load_experiment
 from jaxparse.models import split_model, swin
@@ -41,6 +34,7 @@ from jaxparse.sources import (
 )
 from jaxparse.verify import verify_backbone
 from jaxparse.weight_files import download, read_checkpoint, write_torch
+from jaxparse.weights import flatten, load_weights, require_match, save_weights, weights_of_run
 
 PARTS = ("backbone", "decode_head", "auxiliary_head")
 COMMAND = "python -m jaxparse.convert_weights"

@@ -19,7 +19,6 @@ import tyro
 from rich.console import Console
 
 from jaxparse import cli
-from jaxparse.checkpoint import BEST_WEIGHTS, load_network
 from jaxparse.classes import LABEL_ORDERS, NUM_CLASSES, LabelOrder
 from jaxparse.config import Config
 from jaxparse.data import FolderSource, SyntheticSource, make_source, read_ahead
@@ -39,6 +38,7 @@ from jaxparse.scoring import (
     total,
 )
 from jaxparse.steps import use_compilation_cache
+from jaxparse.weights import BEST_WEIGHTS, load_network
 
 
 def evaluate_pictures(

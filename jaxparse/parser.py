@@ -26,7 +26,6 @@ from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 from PIL import Image
 
-from jaxparse.checkpoint import load_network
 from jaxparse.classes import NAMES, NUM_CLASSES
 from jaxparse.config import Config
 from jaxparse.data import resize_image
@@ -42,6 +41,7 @@ from jaxparse.tiles import (
     tile_probability,
     window_starts,
 )
+from jaxparse.weights import load_network
 
 Source: TypeAlias = str | Path | Image.Image | np.ndarray  # arrays: uint8 [H, W, 3] RGB or [H, W]
 

@@ -24,10 +24,10 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from jaxparse.checkpoint import flatten
 from jaxparse.config import Config
 from jaxparse.gpus import GPU, GPUS
 from jaxparse.steps import TrainState, init_state, make_train_step, replicated
+from jaxparse.weights import flatten
 
 # Estimates, not figures of XLA: a CUDA context with cuDNN's and cuBLAS's code and workspaces; on a
 # CPU Python and the libraries.

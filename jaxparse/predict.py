@@ -21,7 +21,6 @@ import tyro
 from rich.console import Console
 
 from jaxparse import cli
-from jaxparse.checkpoint import load_network
 from jaxparse.classes import LabelOrder
 from jaxparse.data import read_ahead
 from jaxparse.files import atomic_path
@@ -30,6 +29,7 @@ from jaxparse.images import write_image, write_mask
 from jaxparse.parser import PLAIN, Parser, Parsing, Picture, TestTime
 from jaxparse.steps import use_compilation_cache
 from jaxparse.submission import write_submission
+from jaxparse.weights import load_network
 from jaxparse.zip_names import Format
 
 T = TypeVar("T")

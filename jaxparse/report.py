@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from jaxparse import cli
-from jaxparse.checkpoint import load_network, read_weights, weights_of_run
 from jaxparse.classes import LabelOrder
 from jaxparse.data import FolderSource, SyntheticSource, make_source
 from jaxparse.evaluate import evaluate_pictures
@@ -39,6 +38,7 @@ from jaxparse.report_sections import (
 from jaxparse.scoring import scores, total
 from jaxparse.steps import use_compilation_cache
 from jaxparse.suspects import mirrored_shares, weigh
+from jaxparse.weights import load_network, read_weights, weights_of_run
 
 MIRRORED_FROM = 0.5  # of the votes; of 110 real masks 7 had 1.0, one 0.33, all others 0.0
 

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
-from jaxparse.checkpoint import BEST_EMA_WEIGHTS, BEST_WEIGHTS, Checkpoints, load_weights
+from jaxparse.checkpoint import Checkpoints
 from jaxparse.cli import INTERRUPTED, progress_bar, run
 from jaxparse.config import Config, differing_fields, parse_arguments, read_config, save_config
 from jaxparse.data import EvalLoader, make_eval_loader, make_train_loader
@@ -41,6 +41,7 @@ from jaxparse.steps import (
     use_compilation_cache,
 )
 from jaxparse.validation import Evaluation, write_examples
+from jaxparse.weights import BEST_EMA_WEIGHTS, BEST_WEIGHTS, load_weights
 
 
 @dataclass(frozen=True)

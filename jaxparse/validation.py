@@ -11,7 +11,6 @@ from jax import Array
 from PIL import Image
 from rich.progress import Progress
 
-from jaxparse.checkpoint import BEST_EMA_WEIGHTS, BEST_WEIGHTS, flatten, save_weights
 from jaxparse.classes import NAMES, NUM_CLASSES
 from jaxparse.config import Config
 from jaxparse.data import EvalLoader
@@ -29,6 +28,7 @@ from jaxparse.steps import (
     make_mesh,
     shard_batch,
 )
+from jaxparse.weights import BEST_EMA_WEIGHTS, BEST_WEIGHTS, flatten, save_weights
 
 
 def evaluate(

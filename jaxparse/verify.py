@@ -8,12 +8,12 @@ import numpy as np
 from flax import nnx
 from rich.table import Table
 
-from jaxparse.checkpoint import flatten, unflatten
 from jaxparse.config import Config
 from jaxparse.models import build_backbone, resnet, swin
 from jaxparse.sources import DROPPED, TIMM_WEIGHTS, rename_back, timm_source
 from jaxparse.steps import MEAN, STD
 from jaxparse.synthetic import draw_face
+from jaxparse.weights import flatten, unflatten
 
 SIZE = 224  # pixels, timm's own
 # Difference over the largest number of a stage: float32 rounding is 1e-6 to 1e-5.

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from jaxparse import steps, train, validation
-from jaxparse.checkpoint import flatten, load_network, save_weights
 from jaxparse.config import Config, load_experiment
 from jaxparse.models import split_model
 from jaxparse.steps import make_logits_step, make_mesh, replicated
+from jaxparse.weights import flatten, load_network, save_weights
 
 
 class Nano(NamedTuple):

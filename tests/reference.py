@@ -18,11 +18,11 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jaxparse.checkpoint import flatten, unflatten
 from jaxparse.config import Config, load_experiment
 from jaxparse.convert_weights import convert
 from jaxparse.models import split_model
 from jaxparse.sources import recognise, rename
+from jaxparse.weights import flatten, unflatten
 
 EXPERIMENTS = {  # network -> an experiment that has it, where that has another name
     "deeplabv3plus_r50": "deeplabv3plus_r50_20k",

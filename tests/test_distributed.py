@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxparse.checkpoint import BEST_WEIGHTS, read_weights
 from jaxparse.distributed import Processes, in_cluster
+from jaxparse.weights import BEST_WEIGHTS, read_weights
 
 STEPS = 30
 FLAGS = (

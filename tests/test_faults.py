@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from jaxparse import train as train_module
-from jaxparse.checkpoint import BEST_WEIGHTS, Checkpoints, read_weights, save_weights
+from jaxparse.checkpoint import Checkpoints
 from jaxparse.cli import INTERRUPTED
 from jaxparse.config import Config
 from jaxparse.data import EvalLoader, SkippingSource, make_source, make_train_loader
@@ -32,6 +32,7 @@ from jaxparse.logs import MetricsLog
 from jaxparse.steps import TrainState, init_state, make_mesh
 from jaxparse.train import NonFiniteLossError
 from jaxparse.validation import Evaluation
+from jaxparse.weights import BEST_WEIGHTS, read_weights, save_weights
 from tests.pairs import make_pair
 from tests.test_train import CONFIG, before_step, last_state, rows, run
 

@@ -36,6 +36,7 @@ LAYERS = [
     | {name for name in MODULES if name.startswith("models")},
     {
         "checkpoint",
+        "weights",
         "steps",
         "sources",
         "weight_files",
@@ -70,7 +71,7 @@ WITHIN = {
     "score_tables": {"scoring"},
     "score_folders": {"folders", "scoring"},
     "steps": set(),
-    "parser": {"checkpoint", "steps", "tiles"},
+    "parser": {"weights", "steps", "tiles"},
     "suspects": {"scoring"},
     "report": {"evaluate", "plan", "plot", "report_sections"},
     "report_sections": {"plot"},

@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from jaxparse.checkpoint import flatten
 from jaxparse.config import Config, load_experiment
 from jaxparse.models import split_model
 from jaxparse.optim import decay_mask, learning_rate, make_optimizer
+from jaxparse.weights import flatten
 from tests import reference
 
 # Experiment -> rate at iterations 0, 1, 749, 1499, 1500, half-way and the last.

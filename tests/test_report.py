@@ -19,7 +19,6 @@ from PIL import Image
 
 from jaxparse import cli, parser
 from jaxparse import report as report_module
-from jaxparse.checkpoint import flatten
 from jaxparse.classes import MIRRORED, NAMES
 from jaxparse.config import save_config
 from jaxparse.images import write_image, write_mask
@@ -28,6 +27,7 @@ from jaxparse.report import report
 from jaxparse.report_sections import last_change, worst_errors
 from jaxparse.scoring import Counts, count, joined_scores, mean_ious, scores, total
 from jaxparse.synthetic import draw_face
+from jaxparse.weights import flatten
 from tests.conftest import Nano
 
 COUNT, SIDE = 14, 64

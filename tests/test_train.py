@@ -23,14 +23,7 @@ from orbax.checkpoint.args import Composite, StandardSave
 from rich.console import Console
 
 from jaxparse import train as train_module
-from jaxparse.checkpoint import (
-    BEST_EMA_WEIGHTS,
-    BEST_WEIGHTS,
-    Checkpoints,
-    flatten,
-    read_weights,
-    save_weights,
-)
+from jaxparse.checkpoint import Checkpoints
 from jaxparse.classes import NAMES
 from jaxparse.cli import INTERRUPTED
 from jaxparse.config import Config, load_experiment
@@ -45,6 +38,7 @@ from jaxparse.train import (
     summarise,
     train,
 )
+from jaxparse.weights import BEST_EMA_WEIGHTS, BEST_WEIGHTS, flatten, read_weights, save_weights
 
 # tf.summary's protobuf code, which this package does not call itself.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from jaxparse import steps
-from jaxparse.checkpoint import flatten
 from jaxparse.optim import learning_rate, make_optimizer
 from jaxparse.steps import StepMetrics, TrainState, losses, make_train_step
+from jaxparse.weights import flatten
 from tests import reference
 
 STEPS = reference.TRAINING["training_step"]

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jaxparse.checkpoint import (
+from jaxparse.classes import NAMES, order_names
+from jaxparse.config import load_experiment, save_config
+from jaxparse.models import split_model
+from jaxparse.weights import (
     NETWORK_FIELDS,
     flatten,
     load_network,
@@ -16,9 +19,6 @@ from jaxparse.checkpoint import (
     save_weights,
     unflatten,
 )
-from jaxparse.classes import NAMES, order_names
-from jaxparse.config import load_experiment, save_config
-from jaxparse.models import split_model
 
 CONFIG = load_experiment("swin_nano")
 

@@ -1,0 +1,84 @@
+"""Times predict and evaluate apart from the network: milliseconds per picture.
+
+    python benchmarks/prediction.py DIR [--pictures 100] [--workers 2]
+
+DIR holds images/ and masks/ of equal names. The network is replaced by logits that are there, at
+a quarter of 512×512, so what is left is: decoding, resizing, upsampling, writing the mask; or
+decoding both, upsampling and counting. Also the counting of a picture alone.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxparse.config import Config
+from jaxparse.data import FolderSource
+from jaxparse.evaluate import evaluate_pictures
+from jaxparse.folders import Pair
+from jaxparse.images import read_label, read_size
+from jaxparse.parser import Parser
+from jaxparse.predict import make_writers, predict_files
+from jaxparse.scoring import count
+
+ROUNDS = 5
+
+
+class Idle(Parser):
+    """A parser without a network."""
+
+    def __init__(self, batch_size: int) -> None:
+        logits = np.random.default_rng(0).normal(size=(batch_size, 128, 128, 19))
+        super().__init__(Config(backbone="swin_nano", batch_size=batch_size), {}, {})
+        logits = jax.device_put(logits.astype(np.float32))
+        self._network = lambda images: logits
+
+
+def milliseconds(work: Callable[[], object], pictures: int) -> str:
+    """Median and range over the rounds, after one that compiles."""
+    work()
+    times = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        work()
+        times.append(1000 * (time.perf_counter() - start) / pictures)
+    return f"{statistics.median(times):.2f} ({min(times):.2f} to {max(times):.2f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--pictures", type=int, default=100)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    images = sorted((args.folder / "images").iterdir())[: args.pictures]
+    pairs = [Pair(p, args.folder / "masks" / f"{p.stem}.png", read_size(p)) for p in images]
+    source, network = FolderSource(pairs, 512, resize_label=False), Idle(4)
+
+    def predict() -> None:
+        with tempfile.TemporaryDirectory() as output:
+            writers = make_writers(overlay=False, logits=False, order="official")
+            assert not list(predict_files(network, images, Path(output), writers, args.workers))
+
+    def evaluate() -> None:
+        assert len(list(evaluate_pictures(network, source, args.workers))) == len(images)
+
+    masks = [read_label(pair.label) for pair in pairs]
+
+    def count_all() -> None:
+        for label, prediction in zip(masks, masks[1:] + masks[:1], strict=True):
+            count(label, prediction)
+
+    print(f"{len(images)} pictures, {args.workers} workers; ms per picture, median (range)")
+    print(f"predict without the network: {milliseconds(predict, len(images))}")
+    print(f"evaluate without the network: {milliseconds(evaluate, len(images))}")
+    print(f"counting alone, one thread: {milliseconds(count_all, len(images))}")
+
+
+if __name__ == "__main__":
+    main()
