@@ -18,9 +18,9 @@ from jaxparse.classes import MIRRORED
 from jaxparse.metrics import highest_class
 from jaxparse.models.functional import apply_class_first, linear_weights
 
-# Height and width of what is upsampled at once, in 19 float maps: 5 MB, where a photograph of 12
-# megapixels would take 0.9 GB.
-TILE = 256
+# Height and width of what is upsampled at once, in 19 float maps: 1.2 MB, where a photograph of 12
+# megapixels would take 0.9 GB. A larger tile multiplies by more zeros: 256 takes twice as long.
+TILE = 128
 
 
 def window_starts(length: int, window: int, stride: int) -> tuple[int, ...]:
@@ -48,9 +48,15 @@ class Level(NamedTuple):
     size: tuple[int, int]  # (height, width) of the picture at that scale
 
 
-# (logits [R, K, F, h, w, C], rows [R, TILE, h], columns [K, F, TILE, w]) of the windows of a Level
-# that reach into a tile.
-Part: TypeAlias = tuple[Array, Array, Array]
+class Side(NamedTuple):
+    """What a tile takes on one axis from the windows that reach into it."""
+
+    starts: Array  # int32 [N, F], the first of the cells of the logits that matter
+    matrices: Array  # float32 [N, F, TILE, cells]: from these cells to the tile's pixels
+
+
+# (logits [R, K, F, h, w, C], rows, columns) of the windows of a Level that reach into a tile.
+Part: TypeAlias = tuple[Array, Side, Side]
 
 
 def _is_plain(parts: Sequence[Part]) -> bool:
@@ -58,9 +64,12 @@ def _is_plain(parts: Sequence[Part]) -> bool:
     return len(parts) == 1 and parts[0][0].shape[:3] == (1, 1, 1)
 
 
-def _upsample(logits: Array, rows: Array, columns: Array) -> Array:
-    """[h, w, C] -> [C, TILE, TILE]."""
-    return apply_class_first(logits[None], rows, columns)[0]
+def _upsample(logits: Array, rows: Side, columns: Side, view: int) -> Array:
+    """[F, h, w, C] -> [C, TILE, TILE], of one view; `rows` and `columns` are of one window."""
+    height, width = rows.matrices.shape[-1], columns.matrices.shape[-1]
+    place = view, rows.starts[0], columns.starts[view], 0
+    cells = jax.lax.dynamic_slice(logits, place, (1, height, width, logits.shape[-1]))
+    return apply_class_first(cells, rows.matrices[0], columns.matrices[view])[0]
 
 
 def _probabilities(parts: Sequence[Part]) -> Array:
@@ -72,12 +81,13 @@ def _probabilities(parts: Sequence[Part]) -> Array:
 
     def add(total: tuple[Array, Array], window: Part) -> tuple[tuple[Array, Array], None]:
         logits, rows, columns = window
-        shown = jax.nn.softmax(_upsample(logits[0], rows, columns[0]), axis=0)
+        shown = jax.nn.softmax(_upsample(logits, rows, columns, 0), axis=0)
         if len(logits) == 2:
-            mirrored = jax.nn.softmax(_upsample(logits[1], rows, columns[1]), axis=0)
+            mirrored = jax.nn.softmax(_upsample(logits, rows, columns, 1), axis=0)
             shown = (shown + mirrored[MIRRORED]) / 2
         # Rows of pixels outside of the window are zero, within they sum to 1.
-        inside = (rows.sum(-1) > 0.5)[:, None] & (columns[0].sum(-1) > 0.5)
+        rows, columns = (side.matrices[0].sum(-1) > 0.5 for side in (rows, columns))
+        inside = rows[:, None] & columns
         return (total[0] + jnp.where(inside, shown, 0), total[1] + inside), None
 
     mean = 0
@@ -85,8 +95,8 @@ def _probabilities(parts: Sequence[Part]) -> Array:
         grid = logits.shape[:2]
         windows = (
             logits.reshape(-1, *logits.shape[2:]),
-            jnp.repeat(rows, grid[1], axis=0),
-            jnp.tile(columns, (grid[0], 1, 1, 1)),
+            jax.tree.map(lambda x, n=grid[1]: jnp.repeat(x, n, axis=0), rows),
+            jax.tree.map(lambda x, n=grid[0]: jnp.concatenate([x] * n), columns),
         )
         start = (jnp.zeros((logits.shape[-1], TILE, TILE)), jnp.zeros((TILE, TILE)))
         (total, count), _ = jax.lax.scan(add, start, windows)
@@ -99,7 +109,8 @@ def tile_classes(parts: Sequence[Part]) -> Array:
     """uint8 [TILE, TILE]."""
     if _is_plain(parts):
         logits, rows, columns = parts[0]
-        return highest_class(_upsample(logits[0, 0, 0], rows[0], columns[0, 0])[None])[0]
+        first = (Side(*(x[0] for x in side)) for side in (rows, columns))
+        return highest_class(_upsample(logits[0, 0], *first, 0)[None])[0]
     return highest_class(_probabilities(parts)[None])[0]
 
 
@@ -130,10 +141,10 @@ def window_matrix(in_size: int, start: int, window: int, total: int, out_size: i
 @lru_cache(maxsize=32)
 def _axis(
     in_size: int, starts: tuple[int, ...], window: int, total: int, out_size: int, flip: bool
-) -> list[tuple[int, int, Array]]:
-    """Per tile of an axis: the first and the last + 1 of the windows that reach it, and matrices.
+) -> list[tuple[int, int, Side]]:
+    """Per tile of an axis: the first and the last + 1 of the windows that reach it, and its Side.
 
-    The matrices are [N, F, TILE, in_size]. Tiles that as many windows reach share a program. The
+    Tiles that as many windows reach share a program. The
     mirrored window takes the pixels of the tile from the other end of the mirrored picture, so that
     they are those of a picture that is mirrored.
     """
@@ -149,8 +160,17 @@ def _axis(
     stacked = stacked.reshape(*stacked.shape[:2], tiles, TILE, in_size)
     reached = stacked[:, 0].any((2, 3))  # [N, tiles]
     ranges = [(int(tile[0]), int(tile[-1]) + 1) for tile in map(np.flatnonzero, reached.T)]
+    # Of each matrix the cells alone that matter: a tile sees few of the logits. In eights, so that
+    # pictures of all sizes share programs.
+    used = stacked.any(3)  # [N, F, tiles, in_size]
+    starts = used.argmax(-1)
+    widest = (in_size - used[..., ::-1].argmax(-1) - starts)[used.any(-1)].max()
+    cells = min(in_size, -(-int(widest) // 8) * 8)
+    starts = np.minimum(starts, in_size - cells).astype(np.int32)
+    wanted = starts[..., None] + np.arange(cells)
+    stacked = np.take_along_axis(stacked, wanted[:, :, :, None], 4)
     return [
-        (first, end, jax.device_put(stacked[first:end, :, tile]))
+        (first, end, jax.device_put(Side(starts[first:end, :, tile], stacked[first:end, :, tile])))
         for tile, (first, end) in enumerate(ranges)
     ]
 
@@ -170,7 +190,7 @@ def _tiles(levels: Sequence[Level], size: tuple[int, int]) -> Iterator[Iterator[
         (top, bottom, rows), (left, right, columns) = row, column
         if (bottom - top, right - left) != logits.shape[:2]:
             logits = logits[top:bottom, left:right]
-        return logits, rows[:, 0], columns
+        return logits, rows, columns
 
     for y in range(len(axes[0][1])):
         yield ([part(x, r[y], c[z]) for x, r, c in axes] for z in range(len(axes[0][2])))
