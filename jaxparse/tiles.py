@@ -144,9 +144,9 @@ def _axis(
 ) -> list[tuple[int, int, Side]]:
     """Per tile of an axis: the first and the last + 1 of the windows that reach it, and its Side.
 
-    Tiles that as many windows reach share a program. The
-    mirrored window takes the pixels of the tile from the other end of the mirrored picture, so that
-    they are those of a picture that is mirrored.
+    Tiles that as many windows reach, and that see as many cells, share a program. The mirrored
+    window takes the tile's pixels from the other end of the mirrored picture, so that they are
+    those of a picture that is mirrored.
     """
     tiles = -(-out_size // TILE)
     # [N, out_size, in_size], in pixels of the picture at its scale.
