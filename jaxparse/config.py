@@ -199,6 +199,11 @@ def read_config(workdir: str | Path) -> Config:
         raise ValueError(f"{path} is not a config of this version: {error}") from error
 
 
+def override(config: Config, given: dict[str, Any]) -> Config:
+    """The config with the fields that are given: those that are not None."""
+    return dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
+
+
 def differing_fields(ours: Config, theirs: Config) -> dict[str, tuple[Any, Any]]:
     """Fields that change what is learnt and differ: name -> (ours, theirs)."""
     pairs = {

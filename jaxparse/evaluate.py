@@ -9,7 +9,6 @@ All at the masks' own sizes. The tables and the names of the figures are mmsegme
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ from rich.console import Console
 
 from jaxparse import cli
 from jaxparse.classes import LABEL_ORDERS, NUM_CLASSES, LabelOrder
-from jaxparse.config import Config
+from jaxparse.config import Config, override
 from jaxparse.data import FolderSource, SyntheticSource, make_source, read_ahead
 from jaxparse.distributed import ALONE, Processes, gather_rows, joined
 from jaxparse.files import atomic_path
@@ -86,8 +85,9 @@ def publish(counts: Sequence[Counts], about: dict[str, Any], output: Path) -> No
     )
     console = Console()
     console.print(scores_table(*figures))
-    suspects = {"label": confusion, "prediction": confusion.T}
-    for what, matrix in suspects.items():
+    # A network's classes are the official ones: its weights say so.
+    orders = {"label": confusion} | ({"prediction": confusion.T} if "predictions" in about else {})
+    for what, matrix in orders.items():
         if order := likelier_order(matrix, LABEL_ORDERS):
             console.print(
                 f"warning: the {what}s look as if they number the classes in the order {order}; if "
@@ -177,7 +177,7 @@ def evaluate(
     }
     with joined(processes):
         config, *arrays = load_network(workdir, exp, weights)
-        config = replace(config, **{k: v for k, v in given.items() if v is not None})
+        config = override(config, given)
         about = {
             "experiment": exp or workdir,
             "weights": weights or str(Path(workdir) / BEST_WEIGHTS),

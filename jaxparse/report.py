@@ -6,7 +6,6 @@ report.html holds all it shows and opens anywhere, offline; it has no scripts.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +16,7 @@ from rich.progress import Progress
 
 from jaxparse import cli
 from jaxparse.classes import LabelOrder
+from jaxparse.config import override
 from jaxparse.data import FolderSource, SyntheticSource, make_source
 from jaxparse.evaluate import evaluate_pictures
 from jaxparse.files import atomic_path
@@ -130,7 +130,7 @@ def report(
         "batch_size": batch_size,
         "num_workers": num_workers,
     }
-    here = replace(config, **{k: v for k, v in given.items() if v is not None})
+    here = override(config, given)
     source = make_source(here, split)
     parser = Parser(here, *arrays, test_time)
     with cli.progress_bar(Console(stderr=True)) as progress:

@@ -30,9 +30,9 @@ def score_folders(
     """Name without suffix -> `Counts` of every mask in `predictions` against that in `labels`.
 
     The masks may come from any tool: see `images.read_label` for what is understood; the orders are
-    those in which they number the classes. Reads in
-    threads; `advance(done, total)` is called after each pair. Raises ValueError if a mask has no
-    partner, cannot be read, has another size or other values, with counts and examples.
+    those in which they number the classes. Reads in threads; `advance(done, total)` is called after
+    each pair. Raises ValueError if a mask has no partner, cannot be read, has another size or other
+    values, with counts and examples.
     """
     pairs, found, faults = match_masks(predictions, labels), {}, []
     score = partial(_score_pair, orders=(prediction_order, label_order))

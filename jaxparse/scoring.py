@@ -254,6 +254,6 @@ def likelier_order(confusion: np.ndarray, orders: Mapping[str, Sequence[int]]) -
     for name, classes in orders.items():
         renamed = np.zeros_like(confusion)
         renamed[list(classes)] = confusion
-        gains[name] = scores(renamed).mean_iou - scores(confusion).mean_iou
+        gains[name] = mean_ious(renamed) - mean_ious(confusion)
     best = max(gains, key=gains.__getitem__, default=None)
     return best if best is not None and gains[best] > LIKELIER_BY else None
