@@ -65,12 +65,13 @@ class Run:
         return self.process.wait(PATIENCE)
 
 
-def start_two(workdir: Path, *flags: str, module: str = "train") -> list[Run]:
+def start_two(workdir: Path, *flags: str, devices: int = 1, module: str = "train") -> list[Run]:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
     meeting = ["--coordinator", address, "--num-processes", "2", "--process-id"]
-    return [Run(workdir, *meeting, str(index), *flags, module=module) for index in range(2)]
+    kind = {"devices": devices, "module": module}
+    return [Run(workdir, *meeting, str(index), *flags, **kind) for index in range(2)]
 
 
 def rows(workdir: Path) -> list[dict[str, float]]:
@@ -103,11 +104,11 @@ def test_eight_devices_train_as_one(single: Path) -> None:
     assert_same_run(single.with_name("eight"), single)
 
 
-def test_two_processes_evaluate_as_one(single: Path) -> None:
+def test_two_processes_of_two_devices_evaluate_as_one(single: Path) -> None:
     files = [single / f"{count}.json" for count in (1, 2)]
     one = Run(single, "--output", str(files[0]), module="evaluate")
     assert one.end() == 0, one.screen
-    two = start_two(single, "--output", str(files[1]), module="evaluate")
+    two = start_two(single, "--output", str(files[1]), devices=2, module="evaluate")
     assert [run.end() for run in two] == [0, 0], two[1].screen
     assert "necklace" in two[0].screen and "necklace" not in two[1].screen
     assert files[0].read_text() == files[1].read_text()

@@ -1,9 +1,7 @@
-import dataclasses
 import doctest
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -243,12 +241,6 @@ def test_arrays_of_other_kinds_are_refused(
 def test_settings_that_make_no_sense_are_refused(settings: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         TestTime(**settings)
-
-
-def test_batches_are_divided_among_devices(nano: Nano) -> None:
-    config = dataclasses.replace(nano.config, batch_size=4 * jax.local_device_count())
-    parser = Parser(config, nano.params, nano.batch_stats)
-    assert parser._sharding.mesh.size == jax.local_device_count()
 
 
 @pytest.mark.parametrize("text", ["README.md", "jaxparse/parser.py"])
