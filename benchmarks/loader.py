@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxparse.config import Config, load_experiment
-from jaxparse.data import make_train_loader
-from jaxparse.folders import Pair, find_pairs
+from jaxparse.data.folders import Pair, find_pairs
+from jaxparse.data.loaders import make_train_loader
 from jaxparse.steps import (
     MEAN,
     STD,

@@ -18,10 +18,10 @@ import jax
 import numpy as np
 
 from jaxparse.config import Config
-from jaxparse.data import FolderSource
+from jaxparse.data.folders import Pair
+from jaxparse.data.images import read_label, read_size
+from jaxparse.data.sources import FolderSource
 from jaxparse.evaluate import evaluate_pictures
-from jaxparse.folders import Pair
-from jaxparse.images import read_label, read_size
 from jaxparse.parser import Parser
 from jaxparse.predict import make_writers, predict_files
 from jaxparse.scoring import count

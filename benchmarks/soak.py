@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxparse.checkpoint import Checkpoints
 from jaxparse.config import Config, load_experiment
-from jaxparse.data import make_train_loader
+from jaxparse.data.loaders import make_train_loader
 from jaxparse.steps import init_state, make_mesh
 from jaxparse.weights import BEST_WEIGHTS, read_weights
 

@@ -20,9 +20,9 @@ from rich.console import Console
 from jaxparse import cli
 from jaxparse.classes import LABEL_ORDERS, NUM_CLASSES, LabelOrder
 from jaxparse.config import Config, override
-from jaxparse.data import FolderSource, SyntheticSource, make_source, read_ahead
+from jaxparse.data.sources import FolderSource, SyntheticSource, make_source
 from jaxparse.distributed import ALONE, Processes, gather_rows, joined
-from jaxparse.files import atomic_path
+from jaxparse.files import atomic_path, read_ahead
 from jaxparse.parser import PLAIN, Parser, Parsing, Picture, TestTime
 from jaxparse.score_folders import score_folders
 from jaxparse.score_tables import results, scores_table

@@ -25,7 +25,8 @@ from jaxparse.logs import METRICS, read_rows
 # yellow, which is too pale for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 FORMATS = (".png", ".pdf", ".svg")
-SIZE, DPI = (11, 8), 150  # inches, and pixels per inch of a .png
+SIZE = (11, 8)  # inches
+DPI = 150  # pixels per inch of a .png
 
 
 class Run(NamedTuple):

@@ -22,10 +22,9 @@ from rich.console import Console
 
 from jaxparse import cli
 from jaxparse.classes import LabelOrder
-from jaxparse.data import read_ahead
-from jaxparse.files import atomic_path
-from jaxparse.folders import find_images
-from jaxparse.images import write_image, write_mask
+from jaxparse.data.folders import find_images
+from jaxparse.data.images import write_image, write_mask
+from jaxparse.files import atomic_path, read_ahead
 from jaxparse.parser import PLAIN, Parser, Parsing, Picture, TestTime
 from jaxparse.steps import use_compilation_cache
 from jaxparse.submission import write_submission

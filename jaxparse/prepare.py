@@ -30,7 +30,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from jaxparse import cli
-from jaxparse.celebamask import (
+from jaxparse.data.celebamask import (
     CHALLENGE_COUNTS,
     MASK_SIZE,
     OFFICIAL_COUNTS,
@@ -44,11 +44,10 @@ from jaxparse.celebamask import (
     find_parts,
     official_split,
 )
-from jaxparse.data import read_ahead
+from jaxparse.data.folders import find_pairs
+from jaxparse.data.images import READ_ERRORS, write_mask
 from jaxparse.faults import reason, sole_run, writing
-from jaxparse.files import atomic_path
-from jaxparse.folders import find_pairs
-from jaxparse.images import READ_ERRORS, write_mask
+from jaxparse.files import atomic_path, read_ahead
 
 RECORD = "prepare.json"  # in the output: the settings that made it
 SPLITTERS = {  # and the pictures that they give of the whole release

@@ -17,7 +17,7 @@ from rich.progress import Progress
 from jaxparse import cli
 from jaxparse.classes import LabelOrder
 from jaxparse.config import override
-from jaxparse.data import FolderSource, SyntheticSource, make_source
+from jaxparse.data.sources import FolderSource, SyntheticSource, make_source
 from jaxparse.evaluate import evaluate_pictures
 from jaxparse.files import atomic_path
 from jaxparse.html_page import Html, chart, element, join, page

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxparse.classes import IGNORE_LABEL
-from jaxparse.folders import match_masks
-from jaxparse.images import read_label
+from jaxparse.data.folders import match_masks
+from jaxparse.data.images import read_label
 from jaxparse.scoring import Counts, count
 
 

@@ -26,9 +26,9 @@ from PIL import Image
 
 from jaxparse import cli
 from jaxparse.classes import NUM_CLASSES
+from jaxparse.data.folders import find_images
+from jaxparse.data.images import READ_ERRORS
 from jaxparse.files import atomic_path
-from jaxparse.folders import find_images
-from jaxparse.images import READ_ERRORS
 from jaxparse.zip_names import Format, ZipNames, mask_folder
 
 SIZE = (512, 512)

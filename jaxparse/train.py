@@ -21,7 +21,7 @@ from rich.console import Console
 from jaxparse.checkpoint import Checkpoints
 from jaxparse.cli import INTERRUPTED, progress_bar, run
 from jaxparse.config import Config, differing_fields, parse_arguments, read_config, save_config
-from jaxparse.data import EvalLoader, make_eval_loader, make_train_loader
+from jaxparse.data.loaders import EvalLoader, make_eval_loader, make_train_loader
 from jaxparse.distributed import Processes, StopVote, joined
 from jaxparse.faults import quiet_aftermath, sole_run, stop_requests, writing
 from jaxparse.logs import MetricsLog

@@ -13,9 +13,9 @@ from rich.progress import Progress
 
 from jaxparse.classes import NAMES, NUM_CLASSES
 from jaxparse.config import Config
-from jaxparse.data import EvalLoader
+from jaxparse.data.images import write_image
+from jaxparse.data.loaders import EvalLoader
 from jaxparse.faults import writing
-from jaxparse.images import write_image
 from jaxparse.logs import MetricsLog
 from jaxparse.metrics import highest_class
 from jaxparse.models.functional import resize_logits

@@ -9,10 +9,10 @@ from flax import nnx
 from rich.table import Table
 
 from jaxparse.config import Config
+from jaxparse.data.drawn.picture import draw_face
 from jaxparse.models import build_backbone, resnet, swin
 from jaxparse.sources import DROPPED, TIMM_WEIGHTS, rename_back, timm_source
 from jaxparse.steps import MEAN, STD
-from jaxparse.synthetic import draw_face
 from jaxparse.weights import flatten, unflatten
 
 SIZE = 224  # pixels, timm's own

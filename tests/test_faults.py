@@ -26,7 +26,8 @@ from jaxparse import train as train_module
 from jaxparse.checkpoint import Checkpoints
 from jaxparse.cli import INTERRUPTED
 from jaxparse.config import Config
-from jaxparse.data import EvalLoader, SkippingSource, make_source, make_train_loader
+from jaxparse.data.loaders import EvalLoader, make_train_loader
+from jaxparse.data.sources import SkippingSource, make_source
 from jaxparse.faults import quiet_aftermath, reason, sole_run
 from jaxparse.logs import MetricsLog
 from jaxparse.steps import TrainState, init_state, make_mesh

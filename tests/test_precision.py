@@ -14,7 +14,7 @@ from jax.extend.core import Jaxpr, jaxprs_in_params
 
 from jaxparse import steps
 from jaxparse.config import Config, load_experiment
-from jaxparse.data import make_train_loader
+from jaxparse.data.loaders import make_train_loader
 from jaxparse.models import split_model
 from jaxparse.models.layers import BatchNorm
 from jaxparse.models.resnet import Bottleneck

@@ -8,10 +8,10 @@ from PIL import Image
 
 from jaxparse import cli, parser, predict
 from jaxparse.classes import PALETTE
-from jaxparse.images import read_label, write_image
+from jaxparse.data.drawn.picture import draw_face
+from jaxparse.data.images import read_label, write_image
 from jaxparse.overlay import blend
 from jaxparse.submission import check_submission
-from jaxparse.synthetic import draw_face
 from tests.conftest import Nano
 
 

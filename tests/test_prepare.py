@@ -14,9 +14,9 @@ import pytest
 from PIL import Image, JpegImagePlugin
 
 from jaxparse import prepare
-from jaxparse.celebamask import MAPPING, PARTITION, PARTS
-from jaxparse.folders import find_pairs
-from jaxparse.images import read_label
+from jaxparse.data.celebamask import MAPPING, PARTITION, PARTS
+from jaxparse.data.folders import find_pairs
+from jaxparse.data.images import read_label
 from jaxparse.prepare import paint_mask, read_picture
 
 COUNT = 12

@@ -21,12 +21,12 @@ from jaxparse import cli, parser
 from jaxparse import report as report_module
 from jaxparse.classes import MIRRORED, NAMES
 from jaxparse.config import save_config
-from jaxparse.images import write_image, write_mask
+from jaxparse.data.drawn.picture import draw_face
+from jaxparse.data.images import write_image, write_mask
 from jaxparse.plot import draw_confusion
 from jaxparse.report import report
 from jaxparse.report_sections import last_change, worst_errors
 from jaxparse.scoring import Counts, count, joined_scores, mean_ious, scores, total
-from jaxparse.synthetic import draw_face
 from jaxparse.weights import flatten
 from tests.conftest import Nano
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from jaxparse import score_folders as score_folders_module
 from jaxparse.classes import PALETTE
-from jaxparse.images import read_label, write_image, write_mask
+from jaxparse.data.images import read_label, write_image, write_mask
 from jaxparse.score_folders import score_folders
 from jaxparse.scoring import count, total
 

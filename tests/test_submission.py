@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from jaxparse import cli, submission
-from jaxparse.images import write_image, write_mask
+from jaxparse.data.drawn.picture import draw_face
+from jaxparse.data.images import write_image, write_mask
 from jaxparse.submission import check_submission, inspect_submission, write_submission
-from jaxparse.synthetic import draw_face
 
 STEMS = ("0007", "0130", "2999")
 Members = list[tuple[zipfile.ZipInfo, bytes]]

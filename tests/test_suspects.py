@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from jaxparse.classes import MIRRORED
+from jaxparse.data.drawn.picture import draw_face
 from jaxparse.scoring import count
 from jaxparse.suspects import mirrored_shares, mislabelled_scores, weigh
-from jaxparse.synthetic import draw_face
 
 
 def face(index: int) -> np.ndarray:

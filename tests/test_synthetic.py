@@ -11,7 +11,8 @@ from PIL import Image
 from jaxparse import synthetic
 from jaxparse.classes import NUM_CLASSES, PALETTE
 from jaxparse.cli import run
-from jaxparse.synthetic import draw_face, write_faces
+from jaxparse.data.drawn.picture import draw_face
+from jaxparse.synthetic import write_faces
 
 
 def test_same_arguments_same_face() -> None:

@@ -27,7 +27,7 @@ from jaxparse.checkpoint import Checkpoints
 from jaxparse.classes import NAMES
 from jaxparse.cli import INTERRUPTED
 from jaxparse.config import Config, load_experiment
-from jaxparse.data import make_train_loader
+from jaxparse.data.loaders import make_train_loader
 from jaxparse.steps import Batch, StepMetrics, TrainState, init_state, make_mesh
 from jaxparse.train import (
     NonFiniteLossError,

@@ -8,7 +8,7 @@ from jax import Array
 from PIL import Image
 
 from jaxparse import validation
-from jaxparse.data import make_eval_loader
+from jaxparse.data.loaders import make_eval_loader
 from jaxparse.evaluate import evaluate_pictures
 from jaxparse.overlay import colourise
 from jaxparse.parser import Parser

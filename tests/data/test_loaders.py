@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxparse import data, folders
 from jaxparse.config import SYNTHETIC, Config
-from jaxparse.images import write_image, write_mask
+from jaxparse.data import folders
+from jaxparse.data import loaders as data
+from jaxparse.data.images import write_image, write_mask
 from tests.pairs import make_pair, make_split
 
 

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxparse.celebamask import (
+from jaxparse.classes import NAMES
+from jaxparse.data.celebamask import (
     CHALLENGE_COUNTS,
     MAPPING,
     OFFICIAL_COUNTS,
@@ -14,7 +15,6 @@ from jaxparse.celebamask import (
     find_parts,
     official_split,
 )
-from jaxparse.classes import NAMES
 
 ABBREVIATIONS = {"l_": "left_", "r_": "right_", "u_": "upper_"}
 OTHERS = {"eye_g": "eye_glasses", "ear_r": "earring", "neck_l": "necklace"}

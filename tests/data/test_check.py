@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxparse import data
-from jaxparse.check_data import check_split
-from jaxparse.images import write_mask
+from jaxparse.data import loaders as data
+from jaxparse.data.__main__ import check_split
+from jaxparse.data.images import write_mask
 from tests.pairs import make_pair, make_split
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxparse.classes import IGNORE_LABEL, NUM_CLASSES, PALETTE
-from jaxparse.images import read_image, read_label, read_size, write_image, write_mask
+from jaxparse.data.images import read_image, read_label, read_size, write_image, write_mask
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 

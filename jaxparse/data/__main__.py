@@ -1,4 +1,4 @@
-"""The work of `python -m jaxparse.data --check DIR`: what a data folder holds, and what is bad."""
+"""`python -m jaxparse.data --check DIR`: what a data folder holds, and every file that is bad."""
 
 import os
 from collections import Counter
@@ -13,9 +13,10 @@ from rich.progress import MofNCompleteColumn, Progress, TaskID
 from rich.table import Table
 
 from jaxparse.classes import IGNORE_LABEL, NAMES
-from jaxparse.data import read_ahead
-from jaxparse.folders import match_names
-from jaxparse.images import read_pair
+from jaxparse.cli import run
+from jaxparse.data.folders import match_names
+from jaxparse.data.images import read_pair
+from jaxparse.files import read_ahead
 
 SPLITS = ("train", "val")
 UNITS = ("pixels", "pictures")
@@ -142,3 +143,14 @@ def class_table(reports: dict[str, SplitReport]) -> Table:
             shares.append(report.pictures[value] / max(report.sizes.total(), 1))
         table.add_row(f"{value} {name}", *(f"{100 * share:.2f}" for share in shares))
     return table
+
+
+def main() -> int:
+    """Command line: `--check DIR`."""
+    import tyro
+
+    return tyro.cli(print_check, prog="python -m jaxparse.data")
+
+
+if __name__ == "__main__":
+    run(main)

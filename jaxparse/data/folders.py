@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxparse.config import SYNTHETIC
-from jaxparse.images import read_size, require_equal_sizes
+from jaxparse.data.images import read_size, require_equal_sizes
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 MASK_SUFFIXES = (".png",)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from jaxparse.classes import LEFT_RIGHT_PAIRS, NAMES
-from jaxparse.drawing import render
-from jaxparse.portrait import Person, draw_parts, random_person
+from jaxparse.data.drawn.drawing import render
+from jaxparse.data.drawn.portrait import Person, draw_parts, random_person
 
 # Least number of 120 pictures that show the class; every class not named is in all of them.
 LEAST_PICTURES = {

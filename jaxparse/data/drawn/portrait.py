@@ -9,7 +9,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxparse.drawing import Pose, Shape, band, curve, ellipse, loop, mirror, ribbon, strands, table
+from jaxparse.data.drawn.drawing import (
+    Pose,
+    Shape,
+    band,
+    curve,
+    ellipse,
+    loop,
+    mirror,
+    ribbon,
+    strands,
+    table,
+)
 
 # Indices of classes.NAMES.
 (SKIN, NOSE, GLASSES, LEFT_EYE, RIGHT_EYE, LEFT_BROW, RIGHT_BROW, LEFT_EAR) = range(1, 9)

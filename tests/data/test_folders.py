@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxparse import data, folders
-from jaxparse.images import write_image, write_mask
+from jaxparse.data import folders
+from jaxparse.data import loaders as data
+from jaxparse.data.images import write_image, write_mask
 from tests.pairs import CHALLENGE, PLAIN, make_pair, make_split
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxparse.drawing import render
+from jaxparse.data.drawn.drawing import render
 
 
 def test_image_edges_are_soft_and_label_edges_hard() -> None:

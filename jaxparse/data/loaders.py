@@ -1,0 +1,137 @@
+"""A source of pictures -> batches: decoded and resized, nothing else."""
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxparse.classes import IGNORE_LABEL
+from jaxparse.config import Config
+from jaxparse.data.sources import SkippingSource, make_source
+from jaxparse.files import read_ahead
+
+if TYPE_CHECKING:
+    import grain
+
+PAD_MULTIPLE = 64  # mask sizes are rounded up to it, so that few shapes get compiled
+
+
+def _share(batch_size: int, process_count: int) -> int:
+    if batch_size % process_count:
+        raise ValueError(
+            f"batch_size is {batch_size}; it must be a multiple of the {process_count} processes"
+        )
+    return batch_size // process_count
+
+
+def make_train_loader(
+    config: Config,
+    process_index: int = 0,
+    process_count: int = 1,
+    warn: Callable[[str], None] | None = None,
+) -> "grain.DatasetIterator":
+    """Endless batches {"image": uint8 [B, S, S, 3], "label": uint8 [B, S, S]} of this process.
+
+    B is batch_size / process_count. Every epoch is a new order, a function of config.seed and the
+    epoch, and the epochs are one endless row. Process p takes the p-th part of every batch_size
+    pictures: in a row the parts are the batch of a single process, place by place, as dropout's
+    masks go by place. get_state() is a dict that JSON can hold, {"next_index": pictures taken}, and
+    set_state() continues exactly there. With `warn` unreadable pictures are replaced, as
+    SkippingSource does; else they raise ValueError.
+    """
+    # Here, not at the top: grain imports jax, which the rest of this module does without.
+    import grain
+
+    source = make_source(config, "train", resize_label=True, keep_bad=warn is not None)
+    if warn:
+        source = SkippingSource(source, warn)
+    batch_size = _share(config.batch_size, process_count)
+    # grain seeds epoch e with seed + e: without the hash, seed 1 would be seed 0 an epoch later.
+    seed = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
+    read_options = grain.ReadOptions(
+        num_threads=config.num_workers,
+        prefetch_buffer_size=max(2 * batch_size, config.num_workers),
+    )
+    pictures = grain.MapDataset.source(source).shuffle(seed).repeat()
+    if process_count > 1:
+
+        def read(taken: int) -> dict[str, Any]:
+            step, row = divmod(taken, batch_size)
+            return row_of_all[step * config.batch_size + process_index * batch_size + row]
+
+        row_of_all, pictures = pictures, grain.MapDataset.range(sys.maxsize).map(read)
+    pictures = pictures.map(lambda example: {key: example[key] for key in ("image", "label")})
+    return iter(pictures.to_iter_dataset(read_options).batch(batch_size))
+
+
+class EvalLoader:
+    """Every picture once, in order, in batches of one size; iterating again starts anew.
+
+    A batch is {"image": uint8 [B, S, S, 3], "label": uint8 [B, Hp, Wp], "size": int32 [B, 2],
+    "name": list[str]}: masks at their own size (height, width), filled up with 255 at the bottom
+    and right to a size all processes share. B is batch_size / process_count; batch number i of
+    process p holds the p-th part of the i-th batch_size pictures. Places after the last picture
+    hold a black image, label 255, size (1, 1) and name ""; with `warn`, so do unreadable pictures,
+    which raise ValueError without.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        split: str,
+        process_index: int = 0,
+        process_count: int = 1,
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
+        self.source = make_source(config, split, keep_bad=warn is not None)
+        self.read = SkippingSource(self.source, warn).read if warn else self.source.__getitem__
+        self.config = config
+        self.batch_size = _share(config.batch_size, process_count)
+        self.process_index = process_index
+
+    def __len__(self) -> int:
+        return -(-len(self.source) // self.config.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        threads = self.config.num_workers
+        return read_ahead(self._read_batch, range(len(self)), threads)
+
+    def _read_batch(self, number: int) -> dict[str, Any]:
+        start = number * self.config.batch_size
+        everyones = range(start, min(start + self.config.batch_size, len(self.source)))
+        first = self.process_index * self.batch_size
+        batch = self._empty_batch(everyones)
+        for row, index in enumerate(everyones[first : first + self.batch_size]):
+            example = self.read(index)
+            if example is None:
+                continue
+            height, width = example["label"].shape
+            batch["image"][row] = example["image"]
+            batch["label"][row, :height, :width] = example["label"]
+            batch["size"][row] = height, width
+            batch["name"][row] = example["name"]
+        return batch
+
+    def _empty_batch(self, indices: range) -> dict[str, Any]:
+        """A batch without pictures whose masks have room for those of `indices`."""
+        largest = np.max([self.source.label_size(index) for index in indices], axis=0)
+        height, width = -(-largest // PAD_MULTIPLE) * PAD_MULTIPLE
+        count, image_size = self.batch_size, self.config.image_size
+        return {
+            "image": np.zeros((count, image_size, image_size, 3), np.uint8),
+            "label": np.full((count, height, width), IGNORE_LABEL, np.uint8),
+            "size": np.ones((count, 2), np.int32),
+            "name": [""] * count,
+        }
+
+
+def make_eval_loader(
+    config: Config,
+    split: str = "val",
+    process_index: int = 0,
+    process_count: int = 1,
+    warn: Callable[[str], None] | None = None,
+) -> EvalLoader:
+    """The batches of `split` in order, for this process. Raises ValueError for a bad folder."""
+    return EvalLoader(config, split, process_index, process_count, warn)

@@ -1,0 +1,159 @@
+"""Random-access sources of pictures with masks: pairs on disk, or drawn faces."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jaxparse.config import SYNTHETIC, Config
+from jaxparse.data.drawn.picture import draw_face
+from jaxparse.data.folders import Pair, find_pairs
+from jaxparse.data.images import read_pair
+
+SYNTHETIC_SEEDS = {"train": 0, "val": 1}  # not config.seed: every run sees the same faces
+
+
+def resize_image(picture: Image.Image, image_size: int) -> np.ndarray:
+    """The picture as the networks take it, uint8 [S, S, 3]: bilinear, with antialiasing."""
+    size = (image_size, image_size)
+    # Pillow copies where nothing changes.
+    return np.asarray(
+        picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)
+    )
+
+
+class FolderSource:
+    """Pairs as {"image": uint8 [S, S, 3], "label": uint8 [S, S] or [H, W], "name": str}.
+
+    Images are resized bilinearly with antialiasing; masks by nearest neighbour if `resize_label`,
+    else they keep their own size. Reading raises ValueError naming the bad file.
+    """
+
+    def __init__(
+        self, pairs: list[Pair], image_size: int, resize_label: bool, label_order: str = "official"
+    ) -> None:
+        self.pairs = pairs
+        self.image_size = image_size
+        self.resize_label = resize_label
+        self.label_order = label_order
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        picture, label = self.read(index)
+        size = (self.image_size, self.image_size)
+        if self.resize_label and label.shape != size:
+            label = np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
+        image = resize_image(picture, self.image_size)
+        return {"image": image, "label": label, "name": self.name(index)}
+
+    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        """The picture and its mask, uint8 [H, W], at their own size."""
+        pair = self.pairs[index]
+        return read_pair(pair.image, pair.label, self.label_order)
+
+    def name(self, index: int) -> str:
+        """The picture's file name without its suffix."""
+        return self.pairs[index].image.stem
+
+    def label_size(self, index: int) -> tuple[int, int]:
+        """(height, width) of the mask as it is on disk, without reading it."""
+        return self.pairs[index].size
+
+    def __repr__(self) -> str:
+        return f"FolderSource({len(self)} pairs, image_size={self.image_size})"
+
+
+class SyntheticSource:
+    """Drawn faces, the same keys as FolderSource, every mask [S, S].
+
+    Each face is drawn once and kept (4 S^2 bytes): drawing costs as much as training a small
+    network on it. Two threads may draw the same face at once; both get the same picture.
+    """
+
+    def __init__(self, seed: int, count: int, image_size: int) -> None:
+        self.seed = seed
+        self.count = count
+        self.image_size = image_size
+        self._drawn: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image, label = self._draw(index)
+        return {"image": image, "label": label, "name": self.name(index)}
+
+    def _draw(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if not 0 <= index < self.count:
+            raise IndexError(f"face {index} of {self.count}")
+        if index not in self._drawn:
+            self._drawn[index] = draw_face(self.seed, index, self.image_size)
+        return self._drawn[index]
+
+    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        """The picture and its mask, uint8 [S, S]."""
+        image, label = self._draw(index)
+        return Image.fromarray(image), label
+
+    def name(self, index: int) -> str:
+        """What a file of the face would be called."""
+        return f"face_{index:05d}"
+
+    def label_size(self, index: int) -> tuple[int, int]:
+        """(height, width) of every mask."""
+        return self.image_size, self.image_size
+
+    def __repr__(self) -> str:
+        return (
+            f"SyntheticSource(seed={self.seed}, {self.count} faces, image_size={self.image_size})"
+        )
+
+
+class SkippingSource:
+    """A source whose unreadable pictures are replaced by the next readable ones.
+
+    Which these are depends on the files alone, so a resumed run sees the same. `warn` gets one line
+    per bad file, from the reading thread. Raises ValueError if no picture can be read.
+    """
+
+    def __init__(self, source: FolderSource, warn: Callable[[str], None]) -> None:
+        self.source = source
+        self.warn = warn
+        self._told: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        for skipped in range(len(self)):
+            example = self.read((index + skipped) % len(self))
+            if example is not None:
+                return example
+        raise ValueError(f"none of {self.source} can be read any more; look at the disk")
+
+    def read(self, index: int) -> dict[str, Any] | None:
+        """The picture, None if it cannot be read."""
+        try:
+            return self.source[index]
+        except ValueError as error:
+            if index not in self._told:
+                self._told.add(index)
+                self.warn(f"skipped: {error}")
+            return None
+
+    def __repr__(self) -> str:
+        return repr(self.source)
+
+
+def make_source(
+    config: Config, split: str, resize_label: bool = False, keep_bad: bool = False
+) -> FolderSource | SyntheticSource:
+    """The pictures of `split` (train or val), drawn or in `config.data_dir`, checked by header."""
+    if config.data_dir == SYNTHETIC:
+        counts = {"train": config.synthetic_train_count, "val": config.synthetic_val_count}
+        return SyntheticSource(SYNTHETIC_SEEDS[split], counts[split], config.image_size)
+    pairs = find_pairs(config.data_dir, split, keep_bad)
+    return FolderSource(pairs, config.image_size, resize_label, config.label_order)
