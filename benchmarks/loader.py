@@ -26,16 +26,8 @@ from rich.table import Table
 from jaxparse.config import Config, load_experiment
 from jaxparse.data.folders import Pair, find_pairs
 from jaxparse.data.loaders import make_train_loader
-from jaxparse.steps import (
-    MEAN,
-    STD,
-    StepMetrics,
-    TrainState,
-    init_state,
-    make_mesh,
-    normalise,
-    shard_batch,
-)
+from jaxparse.models.segmentor import MEAN, STD, normalise
+from jaxparse.steps import StepMetrics, TrainState, init_state, make_mesh, shard_batch
 from jaxparse.synthetic import write_faces
 
 DRAWN = 64  # faces, if there is no --data-dir

@@ -26,8 +26,8 @@ from rich.table import Table
 
 from jaxparse.config import Config
 from jaxparse.gpus import GPU, GPUS
+from jaxparse.models.parameters import parameters_table
 from jaxparse.steps import TrainState, init_state, make_train_step, replicated
-from jaxparse.weights import flatten
 
 # Estimates, not figures of XLA: a CUDA context with cuDNN's and cuBLAS's code and workspaces; on a
 # CPU Python and the libraries.
@@ -61,25 +61,6 @@ class Plan(NamedTuple):
     def peak(self) -> int:
         """What is allocated while the step runs."""
         return sum(self.arguments.values()) + self.outputs + self.temporaries
-
-
-def parameter_counts(params: dict[str, Any]) -> dict[str, int]:
-    """Trainable parameters by part of the network."""
-    return {
-        part: sum(array.size for array in flatten(tree).values()) for part, tree in params.items()
-    }
-
-
-def parameters_table(state: TrainState) -> Table:
-    """Parameters by part of the network."""
-    counts = parameter_counts(state.params)
-    table = Table("part", title="trainable parameters")
-    table.add_column("parameters", justify="right")
-    for part, count in counts.items():
-        table.add_row(part, f"{count:,}")
-    table.add_section()
-    table.add_row("total", f"{sum(counts.values()):,}")
-    return table
 
 
 def compile_only() -> None:
@@ -291,7 +272,7 @@ def plan_run(config: Config, exp: str, device: str, console: Console) -> int:
     mesh = make_mesh(gpu)
     if gpu and not has_cuda_compiler():
         say("rough: compiled for this CPU; pip install 'jax[cuda12]' compiles for the GPU itself")
-    console.print(parameters_table(abstract_arguments(config, mesh)[0]))
+    console.print(parameters_table(abstract_arguments(config, mesh)[0].params))
     plan = compile_visibly(config, mesh, console, exp)
     console.print(plan_table(plan, config, gpu))
     fits, line = verdict(plan, gpu)

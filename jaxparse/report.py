@@ -21,8 +21,8 @@ from jaxparse.data.sources import FolderSource, SyntheticSource, make_source
 from jaxparse.evaluate import evaluate_pictures
 from jaxparse.files import atomic_path
 from jaxparse.html_page import Html, chart, element, join, page
+from jaxparse.models.parameters import parameter_counts
 from jaxparse.parser import PLAIN, Parser, TestTime
-from jaxparse.plan import parameter_counts
 from jaxparse.plot import Run, draw, draw_confusion, read_runs
 from jaxparse.report_sections import (
     Survey,

@@ -22,13 +22,10 @@ from jaxparse.config import Config
 from jaxparse.losses import cross_entropy
 from jaxparse.metrics import confusion_matrix, highest_class, pixel_accuracy
 from jaxparse.models import build_model, split_model
-from jaxparse.models.functional import apply_class_first, resize_logits, resize_matrix
+from jaxparse.models.ops.resize import apply_class_first, resize_logits, resize_matrix
+from jaxparse.models.segmentor import normalise
 from jaxparse.optim import make_optimizer
 from jaxparse.precision import LossScale, adjust, all_finite, average, initial_loss_scale, select
-
-# Of ImageNet, RGB in 0..255.
-MEAN = np.array([123.675, 116.28, 103.53], np.float32)
-STD = np.array([58.395, 57.12, 57.375], np.float32)
 
 Batch = dict[str, Array]
 
@@ -103,11 +100,6 @@ def init_state(config: Config, mesh: Mesh) -> TrainState:
         return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, opt_state, loss_scale, ema)
 
     return jax.jit(init, out_shardings=replicated(mesh))()
-
-
-def normalise(image: Array) -> Array:
-    """uint8 RGB [B, H, W, 3] -> float32 of zero mean and unit variance over ImageNet."""
-    return ((image - MEAN) / STD).astype(jnp.float32)
 
 
 def losses(

@@ -16,7 +16,7 @@ from jax import Array
 
 from jaxparse.classes import MIRRORED
 from jaxparse.metrics import highest_class
-from jaxparse.models.functional import apply_class_first, linear_weights
+from jaxparse.models.ops.resize import apply_class_first, linear_weights
 
 # Height and width of what is upsampled at once, in 19 float maps: 1.2 MB, where a photograph of 12
 # megapixels would take 0.9 GB. A larger tile multiplies by more zeros: 256 takes twice as long.
@@ -131,7 +131,7 @@ def window_matrix(in_size: int, start: int, window: int, total: int, out_size: i
 
     The window begins at `start` of `total` pixels, its logits are `in_size`, the picture is
     `out_size`. Rows of pixels outside of the window are zero. A window on everything gives
-    `functional.resize_matrix`.
+    `resize.resize_matrix`.
     """
     places = (np.arange(out_size) + 0.5) * (total / out_size) - start
     weights = linear_weights(places * (in_size / window) - 0.5, in_size)

@@ -25,8 +25,9 @@ from jaxparse.data.loaders import EvalLoader, make_eval_loader, make_train_loade
 from jaxparse.distributed import Processes, StopVote, joined
 from jaxparse.faults import quiet_aftermath, sole_run, stop_requests, writing
 from jaxparse.logs import MetricsLog
+from jaxparse.models.parameters import parameters_table
 from jaxparse.optim import learning_rate
-from jaxparse.plan import PlanOptions, compile_only, parameters_table, plan_run
+from jaxparse.plan import PlanOptions, compile_only, plan_run
 from jaxparse.score_tables import scores_table
 from jaxparse.scoring import Scores
 from jaxparse.steps import (
@@ -208,7 +209,7 @@ def train_alone(config: Config, console: Console, mesh: Mesh, weights: Path | No
     loader = make_train_loader(config, *processes, warn)
     val_loader = make_eval_loader(config, "val", *processes, warn)
     state = start_state(config, mesh, weights)
-    console.print(parameters_table(state))
+    console.print(parameters_table(state.params))
 
     with writing("config.json", config.workdir, "what was there is kept"):
         if is_main:

@@ -18,7 +18,7 @@ from jaxparse.data.loaders import EvalLoader
 from jaxparse.faults import writing
 from jaxparse.logs import MetricsLog
 from jaxparse.metrics import highest_class
-from jaxparse.models.functional import resize_logits
+from jaxparse.models.ops.resize import resize_logits
 from jaxparse.overlay import contact_sheet
 from jaxparse.scoring import Scores, scores
 from jaxparse.steps import (

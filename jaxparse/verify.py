@@ -11,8 +11,8 @@ from rich.table import Table
 from jaxparse.config import Config
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.models import build_backbone, resnet, swin
+from jaxparse.models.segmentor import MEAN, STD
 from jaxparse.sources import DROPPED, TIMM_WEIGHTS, rename_back, timm_source
-from jaxparse.steps import MEAN, STD
 from jaxparse.weights import flatten, unflatten
 
 SIZE = 224  # pixels, timm's own

@@ -12,7 +12,7 @@ from jaxparse import parser as parser_module
 from jaxparse.classes import MIRRORED, NAMES
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.data.images import read_label, write_image
-from jaxparse.models.functional import resize_matrix
+from jaxparse.models.ops.resize import resize_matrix
 from jaxparse.overlay import blend
 from jaxparse.parser import Parser, Parsing, Picture, TestTime
 from jaxparse.steps import predict_label

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jaxparse.models.functional import adaptive_average_pool, resize_bilinear
 from jaxparse.models.layers import (
     Classifier,
     ConvNormAct,
@@ -18,6 +17,7 @@ from jaxparse.models.layers import (
     FusionNormAct,
     channel_dropout,
 )
+from jaxparse.models.ops.resize import adaptive_average_pool, resize_bilinear
 
 DILATIONS = (12, 24, 36)
 FINE_CHANNELS = 48  # of the finest map, reduced

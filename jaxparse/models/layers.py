@@ -14,13 +14,10 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jaxparse.models.convolution import (
-    conv3x3,
-    conv3x3_of_resized,
-    depthwise_conv3x3,
-    plain_conv,
-)
-from jaxparse.models.functional import matmul, relu, widen
+from jaxparse.models.ops.convolution import depthwise_conv3x3, plain_conv
+from jaxparse.models.ops.products import matmul, relu, widen
+from jaxparse.models.ops.resize import conv3x3_of_resized
+from jaxparse.models.ops.winograd import conv3x3
 
 # Of torch: the share of the old running statistics is 1 - 0.1.
 BATCH_NORM_MOMENTUM = 0.9

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jaxparse.models.functional import resize_bilinear, widen
 from jaxparse.models.layers import (
     Classifier,
     Conv,
@@ -21,6 +20,8 @@ from jaxparse.models.layers import (
     channel_dropout,
     torch_conv_init,
 )
+from jaxparse.models.ops.products import widen
+from jaxparse.models.ops.resize import resize_bilinear
 
 MASK_SIZE = 97  # offsets of -48..48 rows and columns
 SHRINK = 2

@@ -11,9 +11,9 @@ from typing import NamedTuple
 from flax import nnx
 from jax import Array
 
-from jaxparse.models.convolution import max_pool3x3
-from jaxparse.models.functional import relu
 from jaxparse.models.layers import BatchNorm, Block, Conv, ConvNormAct
+from jaxparse.models.ops.convolution import max_pool3x3
+from jaxparse.models.ops.products import relu
 
 WIDTHS = (64, 128, 256, 512)
 EXPANSION = 4  # channels of a block's output over its width

@@ -2,10 +2,20 @@
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
+# Of ImageNet, RGB in 0..255.
+MEAN = np.array([123.675, 116.28, 103.53], np.float32)
+STD = np.array([58.395, 57.12, 57.375], np.float32)
 AUXILIARY_STAGE = 2  # the third map: stride 16 of Swin, 8 of ResNet
+
+
+def normalise(image: Array) -> Array:
+    """uint8 RGB [B, H, W, 3] -> float32 of zero mean and unit variance over ImageNet."""
+    return ((image - MEAN) / STD).astype(jnp.float32)
 
 
 class Logits(NamedTuple):

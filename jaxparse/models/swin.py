@@ -13,8 +13,8 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jaxparse.models.functional import gelu, matmul, widen
 from jaxparse.models.layers import Block, DropPath, LayerNorm, Linear, torch_conv_init
+from jaxparse.models.ops.products import gelu, matmul, widen
 
 WINDOW_SIZE = 7
 PATCH_SIZE = 4

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from flax import nnx
 from jax import Array
 
-from jaxparse.models.functional import adaptive_average_pool, resize_bilinear
 from jaxparse.models.layers import Classifier, ConvNormAct, FusionNormAct, channel_dropout
+from jaxparse.models.ops.resize import adaptive_average_pool, resize_bilinear
 
 POOL_SCALES = (1, 2, 3, 6)
 

@@ -6,7 +6,8 @@ import pytest
 from flax import nnx
 from jax import Array
 
-from jaxparse.models import functional, layers
+from jaxparse.models import layers
+from jaxparse.models.ops import resize
 from tests.models.comparison import noise, plain_conv, require_same_function
 
 
@@ -111,7 +112,7 @@ def test_resize_concat_conv_is_resizing_concatenating_convolving(
         return conv(maps, size, align_corners)
 
     def plain(maps: list[Array], kernel: Array) -> Array:
-        resized = [functional.resize_bilinear(x, size, align_corners) for x in maps]
+        resized = [resize.resize_bilinear(x, size, align_corners) for x in maps]
         return plain_conv(jnp.concatenate(resized, axis=-1), kernel)
 
     require_same_function(ours, plain, maps, noise(3, 3, sum(channels), 5, seed=2))

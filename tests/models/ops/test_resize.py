@@ -1,12 +1,13 @@
-import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import Array
 
-from jaxparse.models import functional
-from tests.models.comparison import noise
+from jaxparse.models.ops import resize
+from tests.models.comparison import noise, plain_conv, require_same_function
 
 TORCH_NEEDED = "torch is not installed; pip install 'jaxparse[torch]'"
 
@@ -22,7 +23,7 @@ TORCH_NEEDED = "torch is not installed; pip install 'jaxparse[torch]'"
     ],
 )
 def test_resize_matrix(in_size: int, out_size: int, expected: list) -> None:
-    np.testing.assert_allclose(functional.resize_matrix(in_size, out_size), expected, atol=1e-15)
+    np.testing.assert_allclose(resize.resize_matrix(in_size, out_size), expected, atol=1e-15)
 
 
 @pytest.mark.parametrize(
@@ -38,14 +39,14 @@ def test_resize_matrix(in_size: int, out_size: int, expected: list) -> None:
     ],
 )
 def test_resize_matrix_with_aligned_corners(in_size: int, out_size: int, expected: list) -> None:
-    matrix = functional.resize_matrix(in_size, out_size, align_corners=True)
+    matrix = resize.resize_matrix(in_size, out_size, align_corners=True)
     np.testing.assert_allclose(matrix, expected, atol=1e-15)
 
 
 def test_resize_matrix_of_a_traced_size() -> None:
-    traced = jax.jit(lambda size: functional.resize_matrix(13, size, rows=40))
+    traced = jax.jit(lambda size: resize.resize_matrix(13, size, rows=40))
     for size in (1, 7, 13, 40):
-        expected = functional.resize_matrix(13, size)
+        expected = resize.resize_matrix(13, size)
         np.testing.assert_allclose(traced(np.float32(size))[:size], expected, atol=1e-5)
 
 
@@ -58,29 +59,22 @@ def test_pooling_matrix_overlaps_where_sizes_do_not_divide() -> None:
         expected = np.zeros((bins, 16))
         for row, (start, end) in zip(expected, spans, strict=True):
             row[start:end] = 1 / (end - start)
-        np.testing.assert_array_equal(functional.pooling_matrix(16, bins), expected)
+        np.testing.assert_array_equal(resize.pooling_matrix(16, bins), expected)
 
 
 def test_pooling_repeats_what_is_smaller_than_the_bins() -> None:
-    np.testing.assert_array_equal(functional.pooling_matrix(1, 3), np.ones((3, 1)))
+    np.testing.assert_array_equal(resize.pooling_matrix(1, 3), np.ones((3, 1)))
 
 
 @pytest.mark.usefixtures("float64")
 def test_resizing_is_rows_times_columns() -> None:
     x = noise(2, 5, 4, 3)
-    rows, columns = functional.resize_matrix(5, 7), functional.resize_matrix(4, 3)
+    rows, columns = resize.resize_matrix(5, 7), resize.resize_matrix(4, 3)
     expected = np.einsum("Yy,Xx,byxc->bYXc", rows, columns, x)
-    resized = functional.resize_bilinear(jnp.asarray(x), (7, 3))
-    class_first = functional.resize_logits(jnp.asarray(x), (7, 3))
+    resized = resize.resize_bilinear(jnp.asarray(x), (7, 3))
+    class_first = resize.resize_logits(jnp.asarray(x), (7, 3))
     np.testing.assert_allclose(resized, expected, atol=1e-14)
     np.testing.assert_allclose(class_first, expected.transpose(0, 3, 1, 2), atol=1e-14)
-
-
-@pytest.mark.usefixtures("float64")
-def test_gelu_is_exact() -> None:
-    x = np.linspace(-6, 6, 101)
-    expected = [v * (1 + math.erf(v / math.sqrt(2))) / 2 for v in x]
-    np.testing.assert_allclose(functional.gelu(jnp.asarray(x)), expected, atol=1e-14)
 
 
 @pytest.mark.usefixtures("float64")
@@ -91,7 +85,7 @@ def test_resizing_equals_torchs(size: tuple[int, int]) -> None:
     expected = torch.nn.functional.interpolate(
         torch.from_numpy(x.transpose(0, 3, 1, 2)), size, mode="bilinear", align_corners=False
     )
-    resized = functional.resize_logits(jnp.asarray(x), size)
+    resized = resize.resize_logits(jnp.asarray(x), size)
     np.testing.assert_allclose(resized, expected.numpy(), atol=1e-12)
 
 
@@ -101,8 +95,21 @@ def test_pooling_equals_torchs(size: tuple[int, int]) -> None:
     torch = pytest.importorskip("torch", reason=TORCH_NEEDED)
     x = noise(2, *size, 3)
     for bins in (1, 2, 3, 6):
-        pooled = functional.adaptive_average_pool(jnp.asarray(x), bins).transpose(0, 3, 1, 2)
+        pooled = resize.adaptive_average_pool(jnp.asarray(x), bins).transpose(0, 3, 1, 2)
         expected = torch.nn.functional.adaptive_avg_pool2d(
             torch.from_numpy(x.transpose(0, 3, 1, 2)), bins
         )
         np.testing.assert_allclose(pooled, expected.numpy(), atol=1e-14)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("size", [(9, 7), (2, 3), (1, 1)])
+def test_conv3x3_of_resized_is_resizing_and_convolving(
+    size: tuple[int, int], align_corners: bool
+) -> None:
+    def plain(x: Array, kernel: Array) -> Array:
+        return plain_conv(resize.resize_bilinear(x, size, align_corners), kernel)
+
+    ours = partial(resize.conv3x3_of_resized, size=size, align_corners=align_corners)
+    require_same_function(ours, plain, noise(2, 4, 5, 3), noise(3, 3, 3, 2, seed=2))

@@ -1,20 +1,9 @@
-"""Functions under the layers: resizing, average pooling and GELU, on maps [B, H, W, C].
-
-What must equal PyTorch does so here; sums are taken as few and well shaped products.
-"""
-
-from collections.abc import Callable
-from functools import partial
+"""Bilinear resizing and average pooling of maps [B, H, W, C], equal to PyTorch's, as products."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-
-
-def widen(x: Array) -> Array:
-    """16-bit floats as float32, others as they are."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def resize_matrix(
@@ -111,67 +100,23 @@ def adaptive_average_pool(x: Array, bins: int) -> Array:
     return apply_separable(x, *(pooling_matrix(size, bins) for size in x.shape[1:3]))
 
 
-def within_branch(function: Callable[[Array, Array], Array], x: Array, grad: Array) -> Array:
-    """`function(x, grad)` in a branch that is taken unless `grad` is no longer a number: then NaN.
-
-    For gradients on a CPU. XLA fuses nothing across a branch and does not begin it before `grad` is
-    there. Without it, it would hoist what depends on `x` alone into the forward pass and keep it.
-    """
-    result = jax.eval_shape(function, x, grad)
-    diverged = jnp.full(result.shape, jnp.nan, result.dtype)
-    return jax.lax.cond(jnp.isfinite(grad.ravel()[0]), function, lambda *_: diverged, x, grad)
+def shifted_taps(matrix: np.ndarray) -> np.ndarray:
+    """[out, in] -> [out, 3, in]: row i of tap d is row i + d - 1 of the zero padded matrix."""
+    padded = np.pad(matrix, ((1, 1), (0, 0)))
+    return np.stack([padded[tap : tap + len(matrix)] for tap in range(3)], axis=1)
 
 
-def contract_rows(x: Array, grad: Array) -> Array:
-    """[..., N, I], [..., N, O] -> [..., I, O]: the gradient of the kernel of a product.
-
-    In a branch on a CPU: XLA would fuse the transposition of an operand with what computes it, and
-    so write it element by element.
-    """
-    batch = tuple(range(x.ndim - 2))
-    rows = (x.ndim - 2,)
-    product = partial(jax.lax.dot_general, dimension_numbers=((rows, rows), (batch, batch)))
-    return jax.lax.platform_dependent(x, grad, cpu=partial(within_branch, product), default=product)
-
-
-@jax.custom_vjp
-def matmul(x: Array, kernel: Array) -> Array:
-    """[..., I] by [I, O] -> [..., O]."""
-    return x @ kernel
-
-
-def _matmul_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return x @ kernel, (x, kernel)
-
-
-def _matmul_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
-    x, kernel = saved
-    rows = (a.reshape(-1, a.shape[-1]) for a in (x, grad))
-    return grad @ kernel.T, contract_rows(*rows)
-
-
-matmul.defvjp(_matmul_forward, _matmul_backward)
-
-
-@jax.custom_vjp
-def relu(x: Array) -> Array:
-    """Rectifier. Its gradient needs the output only, which the next layer keeps anyway."""
-    return jnp.maximum(x, 0)
-
-
-def _relu_forward(x: Array) -> tuple[Array, Array]:
-    out = relu(x)
-    return out, out
-
-
-def _relu_backward(out: Array, grad: Array) -> tuple[Array]:
-    return (jnp.where(out > 0, grad, 0),)
-
-
-relu.defvjp(_relu_forward, _relu_backward)
-
-
-def gelu(x: Array) -> Array:
-    """Exact GELU. By erf, not by jax.nn.gelu's erfc, which takes three times as long on a CPU."""
-    wide = widen(x)
-    return (0.5 * wide * (1 + jax.lax.erf(wide * np.sqrt(0.5).astype(wide.dtype)))).astype(x.dtype)
+def conv3x3_of_resized(
+    x: Array, kernel: Array, size: tuple[int, int], align_corners: bool = False
+) -> Array:
+    """`conv3x3(resize_bilinear(x, size), kernel)` without ever making the resized map."""
+    batch, height, width, in_channels = x.shape
+    rows, columns = map(shifted_taps, resize_matrices(x, size, align_corners))
+    columns = columns.swapaxes(1, 2).reshape(size[1], 3 * width)
+    by_row = []
+    for taps in kernel:  # one row of the kernel: [3, I, O]
+        products = x @ taps.swapaxes(0, 1).reshape(in_channels, -1)  # B h w 3·O
+        by_row.append(left_multiply(columns, products.reshape(batch, height, 3 * width, -1)))
+    stacked = jnp.concatenate(by_row, axis=1)  # B 3·h W O
+    out = left_multiply(rows.reshape(size[0], -1), stacked.reshape(batch, 3 * height, -1))
+    return out.reshape(batch, *size, -1)

@@ -1,0 +1,1 @@
+"""Exact functions under the layers, and what makes them fast on CPUs; see README.md."""
