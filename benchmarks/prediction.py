@@ -24,7 +24,7 @@ from jaxparse.data.sources import FolderSource
 from jaxparse.evaluate import evaluate_pictures
 from jaxparse.parser import Parser
 from jaxparse.predict import make_writers, predict_files
-from jaxparse.scoring import count
+from jaxparse.scoring.counts import count
 
 ROUNDS = 5
 

@@ -27,7 +27,7 @@ from jaxparse.checkpoint import Checkpoints
 from jaxparse.config import Config, load_experiment
 from jaxparse.data.loaders import make_train_loader
 from jaxparse.steps import init_state, make_mesh
-from jaxparse.weights import BEST_WEIGHTS, read_weights
+from jaxparse.weights.files import BEST_WEIGHTS, read_weights
 
 SETTINGS = {
     "image_size": 64,

@@ -19,7 +19,15 @@ from jaxparse import cli
 from jaxparse.classes import LABEL_ORDERS, NAMES, PALETTE, LabelOrder
 from jaxparse.config import Config, load_experiment
 from jaxparse.models import split_model, swin
-from jaxparse.sources import (
+from jaxparse.weights.files import (
+    flatten,
+    load_weights,
+    require_match,
+    save_weights,
+    weights_of_run,
+)
+from jaxparse.weights.foreign import download, read_checkpoint, write_torch
+from jaxparse.weights.names import (
     BUFFERS,
     DROPPED,
     TIMM_WEIGHTS,
@@ -32,9 +40,7 @@ from jaxparse.sources import (
     timm_name,
     to_unfold_order,
 )
-from jaxparse.verify import verify_backbone
-from jaxparse.weight_files import download, read_checkpoint, write_torch
-from jaxparse.weights import flatten, load_weights, require_match, save_weights, weights_of_run
+from jaxparse.weights.verify import verify_backbone
 
 PARTS = ("backbone", "decode_head", "auxiliary_head")
 COMMAND = "python -m jaxparse.convert_weights"

@@ -24,20 +24,18 @@ from jaxparse.data.sources import FolderSource, SyntheticSource, make_source
 from jaxparse.distributed import ALONE, Processes, gather_rows, joined
 from jaxparse.files import atomic_path, read_ahead
 from jaxparse.parser import PLAIN, Parser, Parsing, Picture, TestTime
-from jaxparse.score_folders import score_folders
-from jaxparse.score_tables import results, scores_table
-from jaxparse.scoring import (
-    Counts,
+from jaxparse.scoring.counts import Counts, count, total
+from jaxparse.scoring.folders import score_folders
+from jaxparse.scoring.scores import (
     bootstrap_interval,
-    count,
     joined_scores,
     likelier_order,
     picture_f1,
     scores,
-    total,
 )
+from jaxparse.scoring.tables import results, scores_table
 from jaxparse.steps import use_compilation_cache
-from jaxparse.weights import BEST_WEIGHTS, load_network
+from jaxparse.weights.files import BEST_WEIGHTS, load_network
 
 
 def evaluate_pictures(

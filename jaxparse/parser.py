@@ -41,7 +41,7 @@ from jaxparse.tiles import (
     tile_probability,
     window_starts,
 )
-from jaxparse.weights import load_network
+from jaxparse.weights.files import load_network
 
 Source: TypeAlias = str | Path | Image.Image | np.ndarray  # arrays: uint8 [H, W, 3] RGB or [H, W]
 

@@ -26,10 +26,10 @@ from jaxparse.data.folders import find_images
 from jaxparse.data.images import write_image, write_mask
 from jaxparse.files import atomic_path, read_ahead
 from jaxparse.parser import PLAIN, Parser, Parsing, Picture, TestTime
+from jaxparse.scoring.submissions import write_submission
+from jaxparse.scoring.zip_names import Format
 from jaxparse.steps import use_compilation_cache
-from jaxparse.submission import write_submission
-from jaxparse.weights import load_network
-from jaxparse.zip_names import Format
+from jaxparse.weights.files import load_network
 
 T = TypeVar("T")
 Writer = Callable[[Path, Parsing], None]

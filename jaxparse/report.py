@@ -35,10 +35,11 @@ from jaxparse.report_sections import (
     recipe,
     summary,
 )
-from jaxparse.scoring import scores, total
+from jaxparse.scoring.counts import total
+from jaxparse.scoring.scores import scores
 from jaxparse.steps import use_compilation_cache
 from jaxparse.suspects import mirrored_shares, weigh
-from jaxparse.weights import load_network, read_weights, weights_of_run
+from jaxparse.weights.files import load_network, read_weights, weights_of_run
 
 MIRRORED_FROM = 0.5  # of the votes; of 110 real masks 7 had 1.0, one 0.33, all others 0.0
 

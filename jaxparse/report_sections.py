@@ -12,14 +12,8 @@ from jaxparse.config import Config
 from jaxparse.html_page import Html, element, join, picture, table
 from jaxparse.overlay import colourise, mark_errors
 from jaxparse.plot import Run, series
-from jaxparse.scoring import (
-    Counts,
-    Scores,
-    bootstrap_interval,
-    ious,
-    joined_scores,
-    mean_ious,
-)
+from jaxparse.scoring.counts import Counts
+from jaxparse.scoring.scores import Scores, bootstrap_interval, ious, joined_scores, mean_ious
 from jaxparse.suspects import mislabelled_scores
 
 SIDE = 240  # pixels of the pictures' longer side

@@ -9,7 +9,7 @@ the fringe of the hair would outweigh a nose that was not marked.
 import numpy as np
 
 from jaxparse.classes import IGNORE_LABEL, LEFT_RIGHT_PAIRS, NUM_CLASSES
-from jaxparse.scoring import hits_and_sums, join_left_right
+from jaxparse.scoring.scores import hits_and_sums, join_left_right
 
 # Of a picture's pixels: what a part of the face needs to vote on mirroring, and a class to count.
 SEEN, COUNTED = 1e-4, 1e-3

@@ -28,8 +28,8 @@ from jaxparse.logs import MetricsLog
 from jaxparse.models.parameters import parameters_table
 from jaxparse.optim import learning_rate
 from jaxparse.plan import PlanOptions, compile_only, plan_run
-from jaxparse.score_tables import scores_table
-from jaxparse.scoring import Scores
+from jaxparse.scoring.scores import Scores
+from jaxparse.scoring.tables import scores_table
 from jaxparse.steps import (
     StepMetrics,
     TrainState,
@@ -42,7 +42,7 @@ from jaxparse.steps import (
     use_compilation_cache,
 )
 from jaxparse.validation import Evaluation, write_examples
-from jaxparse.weights import BEST_EMA_WEIGHTS, BEST_WEIGHTS, load_weights
+from jaxparse.weights.files import BEST_EMA_WEIGHTS, BEST_WEIGHTS, find_init_weights, load_weights
 
 
 @dataclass(frozen=True)
@@ -68,26 +68,6 @@ def require_same_run(config: Config) -> None:
             f"{config.workdir} belongs to a run with {listed}; "
             "give another --workdir, or the flags of that run to go on with it"
         )
-
-
-def find_init_weights(config: Config, exp: str) -> Path | None:
-    """The file that `config.init_weights` means, None for noise.
-
-    Raises ValueError, with the command that makes it, if there is none.
-    """
-    if config.init_weights == "none":
-        return None
-    path, noise = Path(config.init_weights), "--init-weights none starts from noise"
-    if path.suffix == ".safetensors":
-        if not path.is_file():
-            command = f"python -m jaxparse.convert_weights --exp {exp} --output {path}"
-            raise ValueError(f"there is no file {path}; make it with {command}; {noise}")
-        return path
-    best = path / BEST_WEIGHTS
-    if not best.is_file():
-        fix = "train that run first, or give another RUN or FILE to --init-weights"
-        raise ValueError(f"there is no {best}; {fix}; {noise}")
-    return best
 
 
 def start_state(config: Config, mesh: Mesh, weights: Path | None) -> TrainState:

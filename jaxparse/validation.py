@@ -20,7 +20,7 @@ from jaxparse.logs import MetricsLog
 from jaxparse.metrics import highest_class
 from jaxparse.models.ops.resize import resize_logits
 from jaxparse.overlay import contact_sheet
-from jaxparse.scoring import Scores, scores
+from jaxparse.scoring.scores import Scores, scores
 from jaxparse.steps import (
     TrainState,
     make_eval_step,
@@ -28,7 +28,7 @@ from jaxparse.steps import (
     make_mesh,
     shard_batch,
 )
-from jaxparse.weights import BEST_EMA_WEIGHTS, BEST_WEIGHTS, flatten, save_weights
+from jaxparse.weights.files import BEST_EMA_WEIGHTS, BEST_WEIGHTS, flatten, save_weights
 
 
 def evaluate(

@@ -12,7 +12,7 @@ from jaxparse import steps, train, validation
 from jaxparse.config import Config, load_experiment
 from jaxparse.models import split_model
 from jaxparse.steps import make_logits_step, make_mesh, replicated
-from jaxparse.weights import flatten, load_network, save_weights
+from jaxparse.weights.files import flatten, load_network, save_weights
 
 
 class Nano(NamedTuple):

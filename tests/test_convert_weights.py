@@ -11,8 +11,8 @@ from jaxparse.classes import NAMES, PALETTE, order_names
 from jaxparse.config import Config, load_experiment, save_config
 from jaxparse.convert_weights import convert, convert_file, default_output, to_mmseg
 from jaxparse.models import split_model
-from jaxparse.sources import recognise, rename
-from jaxparse.weights import flatten, load_weights, read_weights, save_weights
+from jaxparse.weights.files import flatten, load_weights, read_weights, save_weights
+from jaxparse.weights.names import recognise, rename
 from tests import foreign, reference
 from tests.foreign import StateDict, require_equal, write
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from jaxparse.distributed import Processes, in_cluster
-from jaxparse.weights import BEST_WEIGHTS, read_weights
+from jaxparse.weights.files import BEST_WEIGHTS, read_weights
 
 STEPS = 30
 FLAGS = (

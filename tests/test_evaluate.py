@@ -11,7 +11,8 @@ from PIL import Image
 from jaxparse import cli, evaluate, parser
 from jaxparse.classes import LABEL_ORDERS, MIRRORED
 from jaxparse.data.images import read_label, write_mask
-from jaxparse.scoring import count, joined_scores, picture_f1, scores, total
+from jaxparse.scoring.counts import count, total
+from jaxparse.scoring.scores import joined_scores, picture_f1, scores
 from tests.conftest import Nano
 from tests.faces import SIZES, write_faces
 

@@ -33,7 +33,7 @@ from jaxparse.logs import MetricsLog
 from jaxparse.steps import TrainState, init_state, make_mesh
 from jaxparse.train import NonFiniteLossError
 from jaxparse.validation import Evaluation
-from jaxparse.weights import BEST_WEIGHTS, read_weights, save_weights
+from jaxparse.weights.files import BEST_WEIGHTS, read_weights, save_weights
 from tests.pairs import make_pair
 from tests.test_train import CONFIG, before_step, last_state, rows, run
 

@@ -9,7 +9,7 @@ import pytest
 from jaxparse.config import Config, load_experiment
 from jaxparse.models import split_model
 from jaxparse.optim import decay_mask, learning_rate, make_optimizer
-from jaxparse.weights import flatten
+from jaxparse.weights.files import flatten
 from tests import reference
 
 # Experiment -> rate at iterations 0, 1, 749, 1499, 1500, half-way and the last.

@@ -11,7 +11,7 @@ from jaxparse.classes import PALETTE
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.data.images import read_label, write_image
 from jaxparse.overlay import blend
-from jaxparse.submission import check_submission
+from jaxparse.scoring.submissions import check_submission
 from tests.conftest import Nano
 
 

@@ -26,8 +26,9 @@ from jaxparse.data.images import write_image, write_mask
 from jaxparse.plot import draw_confusion
 from jaxparse.report import report
 from jaxparse.report_sections import last_change, worst_errors
-from jaxparse.scoring import Counts, count, joined_scores, mean_ious, scores, total
-from jaxparse.weights import flatten
+from jaxparse.scoring.counts import Counts, count, total
+from jaxparse.scoring.scores import joined_scores, mean_ious, scores
+from jaxparse.weights.files import flatten
 from tests.conftest import Nano
 
 COUNT, SIDE = 14, 64

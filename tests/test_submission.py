@@ -13,7 +13,7 @@ from PIL import Image
 from jaxparse import cli, submission
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.data.images import write_image, write_mask
-from jaxparse.submission import check_submission, inspect_submission, write_submission
+from jaxparse.scoring.submissions import check_submission, inspect_submission, write_submission
 
 STEMS = ("0007", "0130", "2999")
 Members = list[tuple[zipfile.ZipInfo, bytes]]

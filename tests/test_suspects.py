@@ -3,7 +3,7 @@ import pytest
 
 from jaxparse.classes import MIRRORED
 from jaxparse.data.drawn.picture import draw_face
-from jaxparse.scoring import count
+from jaxparse.scoring.counts import count
 from jaxparse.suspects import mirrored_shares, mislabelled_scores, weigh
 
 

@@ -31,14 +31,20 @@ from jaxparse.data.loaders import make_train_loader
 from jaxparse.steps import Batch, StepMetrics, TrainState, init_state, make_mesh
 from jaxparse.train import (
     NonFiniteLossError,
-    find_init_weights,
     log_line,
     require_finite,
     start_state,
     summarise,
     train,
 )
-from jaxparse.weights import BEST_EMA_WEIGHTS, BEST_WEIGHTS, flatten, read_weights, save_weights
+from jaxparse.weights.files import (
+    BEST_EMA_WEIGHTS,
+    BEST_WEIGHTS,
+    find_init_weights,
+    flatten,
+    read_weights,
+    save_weights,
+)
 
 # tf.summary's protobuf code, which this package does not call itself.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -12,7 +12,7 @@ import pytest
 from jaxparse import steps
 from jaxparse.optim import learning_rate, make_optimizer
 from jaxparse.steps import StepMetrics, TrainState, losses, make_train_step
-from jaxparse.weights import flatten
+from jaxparse.weights.files import flatten
 from tests import reference
 
 STEPS = reference.TRAINING["training_step"]

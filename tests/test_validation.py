@@ -12,7 +12,7 @@ from jaxparse.data.loaders import make_eval_loader
 from jaxparse.evaluate import evaluate_pictures
 from jaxparse.overlay import colourise
 from jaxparse.parser import Parser
-from jaxparse.scoring import total
+from jaxparse.scoring.counts import total
 from jaxparse.steps import make_eval_step, predict_label
 from jaxparse.validation import evaluate, write_examples
 from tests.conftest import Nano

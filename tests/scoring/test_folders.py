@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxparse import score_folders as score_folders_module
 from jaxparse.classes import PALETTE
 from jaxparse.data.images import read_label, write_image, write_mask
-from jaxparse.score_folders import score_folders
-from jaxparse.scoring import count, total
+from jaxparse.scoring import folders as score_folders_module
+from jaxparse.scoring.counts import count, total
+from jaxparse.scoring.folders import score_folders
 
 
 @pytest.fixture

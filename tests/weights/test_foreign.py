@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jaxparse.weight_files import download, read_checkpoint, write_torch
+from jaxparse.weights.foreign import download, read_checkpoint, write_torch
 from tests import foreign
 from tests.foreign import NEEDS_TORCH, require_equal, write
 

@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from jaxparse.scoring import Scores
+from jaxparse.scoring.scores import Scores
 
 
 def percent(share: float) -> float | None:

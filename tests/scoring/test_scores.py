@@ -2,14 +2,13 @@ import numpy as np
 import pytest
 
 from jaxparse.classes import NAMES
-from jaxparse.scoring import (
+from jaxparse.scoring.counts import count, total
+from jaxparse.scoring.scores import (
     bootstrap_interval,
-    count,
     joined_scores,
     likelier_order,
     picture_f1,
     scores,
-    total,
 )
 
 NAN = float("nan")

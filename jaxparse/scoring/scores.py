@@ -5,112 +5,18 @@ absent; F1 is its Dice. Boundary IoU is that of Cheng et al. 2021, arXiv:2103.16
 at once.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
-from jaxparse.classes import IGNORE_LABEL, LEFT_RIGHT_PAIRS, NAMES, NUM_CLASSES
+from jaxparse.classes import LEFT_RIGHT_PAIRS, NAMES, NUM_CLASSES
 
-BOUNDARY_SHARE = 0.02  # width of a boundary, of the picture's diagonal; the paper's
 LIKELIER_BY = 0.2  # mIoU that another label order must gain before it is suspected
 BOOTSTRAP_BLOCK = 100  # samples at once: bounds memory to a few times that of the counts
 # The classes that are left when left and right are joined, under the left one's index.
 _RIGHT_TO_LEFT = {right: left for left, right in LEFT_RIGHT_PAIRS}
 JOINED = [index for index in range(NUM_CLASSES) if index not in _RIGHT_TO_LEFT]
-
-
-class Counts(NamedTuple):
-    """Pixels of one picture, or of several summed. Those with label 255 are left out of all."""
-
-    confusion: np.ndarray  # int64 [19, 19], rows by label, columns by prediction
-    boundary: np.ndarray  # int64 [3, 19]: boundary in both, in the label, in the prediction
-
-
-def count(
-    label: np.ndarray, prediction: np.ndarray, boundary_share: float = BOUNDARY_SHARE
-) -> Counts:
-    """Compares two masks uint8 [H, W]: classes 0..18, the label also 255.
-
-    Ignored pixels count as one more class of both masks where boundaries are sought, so that a
-    right prediction has the label's boundaries. Raises ValueError on any other value.
-    """
-    assert label.dtype == prediction.dtype == np.uint8, (label.dtype, prediction.dtype)
-    assert label.shape == prediction.shape and label.ndim == 2, (label.shape, prediction.shape)
-    if prediction.max() >= NUM_CLASSES:
-        raise ValueError(f"prediction holds {prediction.max()}, outside 0..{NUM_CLASSES - 1}")
-    distance = max(1, round(boundary_share * math.hypot(*label.shape)))
-    if label.max() >= NUM_CLASSES:
-        label, prediction = _left_out(label, prediction)
-    # The rows of a table [on the prediction's boundary, on the label's, label, prediction].
-    row = _is_boundary(label, distance).view(np.uint8)
-    row |= _is_boundary(prediction, distance).view(np.uint8) << 1
-    row *= NUM_CLASSES
-    row += label
-    index = np.multiply(row, NUM_CLASSES, dtype=np.uint16)
-    index += prediction
-    table = _pixels_by_value(index.ravel(), 4 * NUM_CLASSES**2)
-    table = table.reshape(2, 2, NUM_CLASSES, NUM_CLASSES)
-    boundary = np.diag(table[1, 1]), table[:, 1].sum((0, 2)), table[1].sum((0, 1))
-    return Counts(table.sum((0, 1)), np.stack(boundary))
-
-
-def _left_out(label: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both masks with a value in place of the label's 255 that lies beyond the table of `count`."""
-    ignored = label == IGNORE_LABEL
-    highest = label[~ignored].max(initial=0)
-    if highest >= NUM_CLASSES:
-        raise ValueError(f"label holds {highest}, outside 0..{NUM_CLASSES - 1} and {IGNORE_LABEL}")
-    beyond = np.uint8(4 * NUM_CLASSES)
-    return np.where(ignored, beyond, label), np.where(ignored, beyond, prediction)
-
-
-def _pixels_by_value(index: np.ndarray, bins: int) -> np.ndarray:
-    """int64 [bins] numbers of pixels of uint16 [N]; values beyond the bins are left out.
-
-    Counts runs of equal values: rows of masks hold few, and bincount of all pixels takes four times
-    as long.
-    """
-    ends = np.append(np.flatnonzero(index[1:] != index[:-1]), index.size - 1)
-    lengths = np.diff(ends, prepend=-1)
-    return np.bincount(index[ends], lengths, bins)[:bins].astype(np.int64)
-
-
-def _is_boundary(mask: np.ndarray, distance: int) -> np.ndarray:
-    """bool [H, W]: pixels at most `distance` from another class, or from outside of the picture.
-
-    Equal to the paper's erosion of each class by a 3×3 square, `distance` times: a pixel remains if
-    its window of (2 * distance + 1)² pixels lies in the picture and holds no two neighbours that
-    differ. That takes half the time of comparing the window's smallest and largest class.
-    """
-    boundary = np.ones(mask.shape, bool)
-    inside = boundary[distance:-distance, distance:-distance]
-    if inside.size:
-        across = _any((mask[:, 1:] != mask[:, :-1]).T, 2 * distance).T  # [H, W - 2d]
-        down = mask[1:, distance:-distance] != mask[:-1, distance:-distance]  # [H - 1, W - 2d]
-        inside[:] = _any(across[1:] | across[:-1] | down, 2 * distance)
-    return boundary
-
-
-def _any(values: np.ndarray, size: int) -> np.ndarray:
-    """Whether any of `size` neighbouring rows holds: bool [N, ...] -> [N - size + 1, ...].
-
-    Windows of 1 row make those of 2, these those of 4, and so on.
-    """
-    reach = 1
-    while reach < size:
-        step = min(reach, size - reach)
-        values = values[:-step] | values[step:]
-        reach += step
-    return values
-
-
-def total(counts: Iterable[Counts]) -> Counts:
-    """The sum over pictures, of which there is at least one."""
-    confusions, boundaries = zip(*counts, strict=True)
-    return Counts(sum(confusions), sum(boundaries))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from jaxparse.classes import LABEL_ORDERS, NAMES, order_names
-from jaxparse.config import Config, load_experiment, read_config
+from jaxparse.config import (
+    Config,
+    load_experiment,
+    read_config,
+)
 from jaxparse.files import atomic_path
 from jaxparse.models import split_model
 
@@ -184,3 +188,23 @@ def load_network(
         config = load_experiment(exp) if exp else config_of_weights(path)
     _, params, batch_stats = split_model(config)
     return config, *load_weights(path, config, params, batch_stats)
+
+
+def find_init_weights(config: Config, exp: str) -> Path | None:
+    """The file that `config.init_weights` means, None for noise.
+
+    Raises ValueError, with the command that makes it, if there is none.
+    """
+    if config.init_weights == "none":
+        return None
+    path, noise = Path(config.init_weights), "--init-weights none starts from noise"
+    if path.suffix == ".safetensors":
+        if not path.is_file():
+            command = f"python -m jaxparse.convert_weights --exp {exp} --output {path}"
+            raise ValueError(f"there is no file {path}; make it with {command}; {noise}")
+        return path
+    best = path / BEST_WEIGHTS
+    if not best.is_file():
+        fix = "train that run first, or give another RUN or FILE to --init-weights"
+        raise ValueError(f"there is no {best}; {fix}; {noise}")
+    return best

@@ -12,8 +12,8 @@ from jaxparse.config import Config
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.models import build_backbone, resnet, swin
 from jaxparse.models.segmentor import MEAN, STD
-from jaxparse.sources import DROPPED, TIMM_WEIGHTS, rename_back, timm_source
-from jaxparse.weights import flatten, unflatten
+from jaxparse.weights.files import flatten, unflatten
+from jaxparse.weights.names import DROPPED, TIMM_WEIGHTS, rename_back, timm_source
 
 SIZE = 224  # pixels, timm's own
 # Difference over the largest number of a stage: float32 rounding is 1e-6 to 1e-5.

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jaxparse.score_tables import results, scores_table
-from jaxparse.scoring import Scores, joined_scores, scores
+from jaxparse.scoring.scores import Scores, joined_scores, scores
+from jaxparse.scoring.tables import results, scores_table
 
 
 def half_right() -> np.ndarray:

@@ -4,10 +4,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jaxparse import verify
 from jaxparse.config import Config, load_experiment
 from jaxparse.convert_weights import convert
-from jaxparse.verify import stage_maps, timm_stage_maps, verify_backbone
+from jaxparse.weights import verify
+from jaxparse.weights.verify import stage_maps, timm_stage_maps, verify_backbone
 from tests import reference
 
 NANO = load_experiment("swin_nano")

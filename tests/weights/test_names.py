@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jaxparse.models import BACKBONES
-from jaxparse.sources import (
+from jaxparse.weights.names import (
     SOURCES,
     TIMM_WEIGHTS,
     from_unfold_order,

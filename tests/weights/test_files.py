@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from jaxparse.classes import NAMES, order_names
 from jaxparse.config import load_experiment, save_config
 from jaxparse.models import split_model
-from jaxparse.weights import (
+from jaxparse.weights.files import (
     NETWORK_FIELDS,
     flatten,
     load_network,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jaxparse.classes import IGNORE_LABEL
 from jaxparse.data.folders import match_masks
 from jaxparse.data.images import read_label
-from jaxparse.scoring import Counts, count
+from jaxparse.scoring.counts import Counts, count
 
 
 class Fault(NamedTuple):

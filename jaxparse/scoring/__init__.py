@@ -1,0 +1,1 @@
+"""Masks against masks, in numpy: counts of pixels, figures, tables."""

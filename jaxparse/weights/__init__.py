@@ -1,0 +1,1 @@
+"""Weights on disk: our files, and those of other packages."""
