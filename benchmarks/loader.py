@@ -26,9 +26,10 @@ from rich.table import Table
 from jaxparse.config import Config, load_experiment
 from jaxparse.data.folders import Pair, find_pairs
 from jaxparse.data.loaders import make_train_loader
+from jaxparse.devices import make_mesh, shard_batch
 from jaxparse.models.segmentor import MEAN, STD, normalise
-from jaxparse.steps import StepMetrics, TrainState, init_state, make_mesh, shard_batch
 from jaxparse.synthetic import write_faces
+from jaxparse.training.steps import StepMetrics, TrainState, init_state
 
 DRAWN = 64  # faces, if there is no --data-dir
 

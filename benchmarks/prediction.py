@@ -21,8 +21,8 @@ from jaxparse.config import Config
 from jaxparse.data.folders import Pair
 from jaxparse.data.images import read_label, read_size
 from jaxparse.data.sources import FolderSource
-from jaxparse.evaluate import evaluate_pictures
-from jaxparse.parser import Parser
+from jaxparse.parsing.labelled import evaluate_pictures
+from jaxparse.parsing.parser import Parser
 from jaxparse.predict import make_writers, predict_files
 from jaxparse.scoring.counts import count
 

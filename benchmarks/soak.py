@@ -23,10 +23,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxparse.checkpoint import Checkpoints
 from jaxparse.config import Config, load_experiment
 from jaxparse.data.loaders import make_train_loader
-from jaxparse.steps import init_state, make_mesh
+from jaxparse.devices import make_mesh
+from jaxparse.training.checkpoint import Checkpoints
+from jaxparse.training.steps import init_state
 from jaxparse.weights.files import BEST_WEIGHTS, read_weights
 
 SETTINGS = {

@@ -9,6 +9,6 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
     # Not above: the loader's workers and the commands that need no network start without jax.
     if name not in __all__:
         raise AttributeError(f"module jaxparse has no attribute {name}")
-    from jaxparse import parser
+    from jaxparse.parsing import parser
 
     return getattr(parser, name)

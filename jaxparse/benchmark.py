@@ -19,14 +19,9 @@ from rich.table import Table
 from jaxparse.classes import NUM_CLASSES
 from jaxparse.cli import run
 from jaxparse.config import Config, parse_config
-from jaxparse.steps import (
-    init_state,
-    make_logits_step,
-    make_mesh,
-    make_train_step,
-    predict_label,
-    shard_batch,
-)
+from jaxparse.devices import make_mesh, shard_batch
+from jaxparse.parsing.network import make_logits_step, predict_label
+from jaxparse.training.steps import init_state, make_train_step
 
 REPEATS = 5
 

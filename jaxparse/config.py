@@ -212,3 +212,16 @@ def differing_fields(ours: Config, theirs: Config) -> dict[str, tuple[Any, Any]]
         if field.name not in FREE_FIELDS
     }
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def require_same_run(config: Config) -> None:
+    """Raises ValueError, with the differing fields, if the workdir belongs to another run."""
+    if not (Path(config.workdir) / "config.json").is_file():
+        return
+    differences = differing_fields(config, read_config(config.workdir))
+    if differences:
+        listed = ", ".join(f"{k} {there} (now {here})" for k, (here, there) in differences.items())
+        raise ValueError(
+            f"{config.workdir} belongs to a run with {listed}; "
+            "give another --workdir, or the flags of that run to go on with it"
+        )

@@ -8,7 +8,7 @@ All at the masks' own sizes. The tables and the names of the figures are mmsegme
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +20,12 @@ from rich.console import Console
 from jaxparse import cli
 from jaxparse.classes import LABEL_ORDERS, NUM_CLASSES, LabelOrder
 from jaxparse.config import Config, override
-from jaxparse.data.sources import FolderSource, SyntheticSource, make_source
-from jaxparse.distributed import ALONE, Processes, gather_rows, joined
-from jaxparse.files import atomic_path, read_ahead
-from jaxparse.parser import PLAIN, Parser, Parsing, Picture, TestTime
-from jaxparse.scoring.counts import Counts, count, total
+from jaxparse.data.sources import make_source
+from jaxparse.devices import ALONE, Processes, gather_rows, joined, use_compilation_cache
+from jaxparse.files import atomic_path
+from jaxparse.parsing.labelled import evaluate_pictures
+from jaxparse.parsing.parser import PLAIN, Parser, TestTime
+from jaxparse.scoring.counts import Counts, total
 from jaxparse.scoring.folders import score_folders
 from jaxparse.scoring.scores import (
     bootstrap_interval,
@@ -34,31 +35,7 @@ from jaxparse.scoring.scores import (
     scores,
 )
 from jaxparse.scoring.tables import results, scores_table
-from jaxparse.steps import use_compilation_cache
 from jaxparse.weights.files import BEST_WEIGHTS, load_network
-
-
-def evaluate_pictures(
-    parser: Parser,
-    source: FolderSource | SyntheticSource,
-    num_workers: int,
-    indices: Sequence[int] | None = None,
-) -> Iterator[tuple[Parsing, Counts]]:
-    """The parsing of every picture, or of those at `indices`, and what it counts against its mask.
-
-    In order. Threads read ahead and count behind. Raises ValueError for a picture that cannot be
-    read.
-    """
-
-    def read(index: int) -> Picture:
-        return parser.prepare(*source.read(index))
-
-    def count_one(parsing: Parsing) -> tuple[Parsing, Counts]:
-        return parsing, count(parsing.label, parsing.mask)
-
-    indices = range(len(source)) if indices is None else indices
-    pictures = read_ahead(read, indices, num_workers)
-    return read_ahead(count_one, parser.parse(pictures), num_workers)
 
 
 def gather(counts: Sequence[Counts], pictures: int) -> list[Counts]:

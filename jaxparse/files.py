@@ -1,6 +1,10 @@
 """Files that are either whole or absent: written to a temporary name, then renamed."""
 
+import fcntl
+import logging
 import os
+import re
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -38,3 +42,59 @@ def read_ahead(read: Callable[[T], R], items: Iterable[T], num_threads: int) -> 
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+
+
+@contextmanager
+def sole_run(workdir: str | Path) -> Iterator[None]:
+    """Holds the folder for one run; makes it, and removes what a killed run left half-written.
+
+    The lock ends with the process, however that ends. Raises ValueError naming the holder.
+    """
+    folder = Path(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise ValueError(
+                f"{workdir} is in use by a run, {file.read().strip() or 'just starting'}: wait for "
+                "its end or stop it, or give another folder"
+            ) from error
+        except OSError as error:  # some network file systems have no locks; runs went without
+            logging.getLogger(__name__).warning("%s cannot be locked: %s", workdir, error)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        # files.atomic_path's names for what a run itself writes; other commands may be at work.
+        for path in folder.iterdir():
+            if re.fullmatch(r"\.(config|metrics|best|examples)\.\d+\.\w+", path.name):
+                path.unlink()
+        yield
+
+
+@contextmanager
+def writing(what: str, folder: str | Path, kept: str) -> Iterator[None]:
+    """Turns the errors of a failed write into one OSError that names the folder and the remedy.
+
+    `kept` says what is on disk nonetheless. tensorstore reports a full disk as ValueError,
+    TensorFlow as an error of its own.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise OSError(
+            f"cannot write {what} to {folder} ({reason(error)}); {kept}: free space there or mend "
+            "the cause, then the same command goes on"
+        ) from error
+
+
+def reason(error: Exception) -> str:
+    """A short line on an error whose own text may be pages long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    # tensorstore: ...: No space left on device [os_error_code='28' ...
+    if system := re.search(r"([^:\[\]]+) \[os_error_code", text):
+        return system[1].strip()
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return text if len(text) <= 120 else f"{text[:120]}…"

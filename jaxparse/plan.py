@@ -25,9 +25,10 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from jaxparse.config import Config
-from jaxparse.gpus import GPU, GPUS
+from jaxparse.devices import replicated
 from jaxparse.models.parameters import parameters_table
-from jaxparse.steps import TrainState, init_state, make_train_step, replicated
+from jaxparse.training.gpus import GPU, GPUS
+from jaxparse.training.steps import TrainState, init_state, make_train_step
 
 # Estimates, not figures of XLA: a CUDA context with cuDNN's and cuBLAS's code and workspaces; on a
 # CPU Python and the libraries.

@@ -24,11 +24,11 @@ from jaxparse import cli
 from jaxparse.classes import LabelOrder
 from jaxparse.data.folders import find_images
 from jaxparse.data.images import write_image, write_mask
+from jaxparse.devices import use_compilation_cache
 from jaxparse.files import atomic_path, read_ahead
-from jaxparse.parser import PLAIN, Parser, Parsing, Picture, TestTime
+from jaxparse.parsing.parser import PLAIN, Parser, Parsing, Picture, TestTime
 from jaxparse.scoring.submissions import write_submission
 from jaxparse.scoring.zip_names import Format
-from jaxparse.steps import use_compilation_cache
 from jaxparse.weights.files import load_network
 
 T = TypeVar("T")

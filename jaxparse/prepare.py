@@ -46,8 +46,7 @@ from jaxparse.data.celebamask import (
 )
 from jaxparse.data.folders import find_pairs
 from jaxparse.data.images import READ_ERRORS, write_mask
-from jaxparse.faults import reason, sole_run, writing
-from jaxparse.files import atomic_path, read_ahead
+from jaxparse.files import atomic_path, read_ahead, reason, sole_run, writing
 
 RECORD = "prepare.json"  # in the output: the settings that made it
 SPLITTERS = {  # and the pictures that they give of the whole release

@@ -4,45 +4,51 @@ Data, model, state, loop. The loop never waits for the step it has just dispatch
 loss of the step before, so the next batch is decoded and copied while the device computes.
 """
 
-import math
 import time
 from collections import deque
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
-from jaxparse.checkpoint import Checkpoints
 from jaxparse.cli import INTERRUPTED, progress_bar, run
-from jaxparse.config import Config, differing_fields, parse_arguments, read_config, save_config
+from jaxparse.config import (
+    Config,
+    parse_arguments,
+    require_same_run,
+    save_config,
+)
 from jaxparse.data.loaders import EvalLoader, make_eval_loader, make_train_loader
-from jaxparse.distributed import Processes, StopVote, joined
-from jaxparse.faults import quiet_aftermath, sole_run, stop_requests, writing
-from jaxparse.logs import MetricsLog
+from jaxparse.devices import (
+    Processes,
+    StopVote,
+    joined,
+    make_mesh,
+    require_shards,
+    shard_batch,
+    stop_requests,
+    use_compilation_cache,
+)
+from jaxparse.files import sole_run, writing
 from jaxparse.models.parameters import parameters_table
-from jaxparse.optim import learning_rate
 from jaxparse.plan import PlanOptions, compile_only, plan_run
 from jaxparse.scoring.scores import Scores
 from jaxparse.scoring.tables import scores_table
-from jaxparse.steps import (
+from jaxparse.training.checkpoint import Checkpoints, quiet_aftermath
+from jaxparse.training.logs import MetricsLog, log_line, summarise
+from jaxparse.training.steps import (
     StepMetrics,
     TrainState,
-    init_state,
-    make_mesh,
     make_train_step,
-    replicated,
-    require_shards,
-    shard_batch,
-    use_compilation_cache,
+    require_finite,
+    require_finite_state,
+    start_state,
 )
-from jaxparse.validation import Evaluation, write_examples
-from jaxparse.weights.files import BEST_EMA_WEIGHTS, BEST_WEIGHTS, find_init_weights, load_weights
+from jaxparse.training.validation import Evaluation, write_examples
+from jaxparse.weights.files import BEST_EMA_WEIGHTS, BEST_WEIGHTS, find_init_weights
 
 
 @dataclass(frozen=True)
@@ -51,100 +57,6 @@ class Options:
 
     planning: PlanOptions = PlanOptions()
     processes: Processes = Processes()
-
-
-class NonFiniteLossError(ValueError):
-    """The loss, or a weight, became infinite or not a number."""
-
-
-def require_same_run(config: Config) -> None:
-    """Raises ValueError, with the differing fields, if the workdir belongs to another run."""
-    if not (Path(config.workdir) / "config.json").is_file():
-        return
-    differences = differing_fields(config, read_config(config.workdir))
-    if differences:
-        listed = ", ".join(f"{k} {there} (now {here})" for k, (here, there) in differences.items())
-        raise ValueError(
-            f"{config.workdir} belongs to a run with {listed}; "
-            "give another --workdir, or the flags of that run to go on with it"
-        )
-
-
-def start_state(config: Config, mesh: Mesh, weights: Path | None) -> TrainState:
-    """The state before the first step: noise, or the file's weights as far as they reach."""
-    state = init_state(config, mesh)
-    if weights is None:
-        return state
-    loaded = load_weights(weights, config, state.params, state.batch_stats, allow_fresh=True)
-    weights = dict(zip(("params", "batch_stats"), loaded, strict=True))
-    weights = jax.device_put(weights, replicated(mesh))
-    # Copied: the step donates both.
-    ema = jax.tree.map(jnp.copy, weights) if state.ema else None
-    return state._replace(**weights, ema=ema)
-
-
-def summarise(
-    config: Config, interval: list[StepMetrics], step: int, seconds: float
-) -> dict[str, float]:
-    """Means over the steps of an interval that ended with `step`, for the log.
-
-    Losses that overflowed in steps that float16 skipped are left out; the loss scale is the last.
-    """
-
-    def mean(*values: np.ndarray) -> float:
-        finite = [value for value in values if math.isfinite(value)]
-        return float(np.mean(finite)) if finite else math.nan
-
-    scale = interval[-1].loss_scale
-    means = jax.tree.map(mean, *(m._replace(loss_scale=None) for m in jax.device_get(interval)))
-    return {name: value for name, value in means._asdict().items() if value is not None} | {
-        **({} if scale is None else {"loss_scale": float(scale)}),
-        "learning_rate": float(learning_rate(config, step - 1)),
-        "seconds_per_step": seconds / len(interval),
-    }
-
-
-def log_line(config: Config, step: int, row: dict[str, float]) -> str:
-    """One line for the terminal."""
-    left = timedelta(seconds=round((config.steps - step) * row["seconds_per_step"]))
-    return (
-        f"step {step}/{config.steps}  loss {row['loss']:.4f} "
-        f"(decode {row['decode_loss']:.4f}, auxiliary {row['auxiliary_loss']:.4f})  "
-        f"accuracy {100 * row['pixel_accuracy']:.2f} %  learning rate {row['learning_rate']:.3g}  "
-        f"{row['seconds_per_step']:.3f} s/step  {left} left"
-    )
-
-
-def require_finite(metrics: StepMetrics, step: int, checkpoints: Checkpoints) -> None:
-    """Raises NonFiniteLossError if the loss of `step` is not a number.
-
-    In float16 such a step was skipped and changed nothing: only a loss scale below 1 is too much.
-    """
-    if metrics.loss_scale is None:
-        loss = float(metrics.loss)
-        if not math.isfinite(loss):
-            raise non_finite(f"the loss of step {step} is {loss}", checkpoints)
-    elif metrics.loss_scale < 1:
-        scale = float(metrics.loss_scale)
-        fault = f"the gradients overflow at step {step} even with a loss scale of {scale}"
-        raise non_finite(fault, checkpoints)
-
-
-def require_finite_state(state: TrainState, step: int, checkpoints: Checkpoints) -> None:
-    """Raises NonFiniteLossError if an array is not all finite: a finite loss can precede that."""
-    for path, array in jax.tree.leaves_with_path(state):
-        if not np.isfinite(np.asarray(array)).all():
-            name = jax.tree_util.keystr(path, simple=True, separator=".")
-            raise non_finite(f"{name} is not finite after step {step}", checkpoints)
-
-
-def non_finite(what: str, checkpoints: Checkpoints) -> NonFiniteLossError:
-    kept = checkpoints.latest_step()
-    where = f"the checkpoint after step {kept} is kept" if kept else "there is no checkpoint yet"
-    return NonFiniteLossError(
-        f"{what}; {where}: look at the data (python -m jaxparse.data --check DIR) or lower "
-        "--learning-rate"
-    )
 
 
 def finish(

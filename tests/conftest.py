@@ -8,10 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxparse import steps, train, validation
+from jaxparse import train
 from jaxparse.config import Config, load_experiment
+from jaxparse.devices import make_mesh, replicated
 from jaxparse.models import split_model
-from jaxparse.steps import make_logits_step, make_mesh, replicated
+from jaxparse.parsing.network import make_logits_step
+from jaxparse.training import steps, validation
 from jaxparse.weights.files import flatten, load_network, save_weights
 
 

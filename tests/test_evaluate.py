@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxparse import cli, evaluate, parser
+from jaxparse import cli, evaluate
 from jaxparse.classes import LABEL_ORDERS, MIRRORED
 from jaxparse.data.images import read_label, write_mask
+from jaxparse.parsing import parser
 from jaxparse.scoring.counts import count, total
 from jaxparse.scoring.scores import joined_scores, picture_f1, scores
 from tests.conftest import Nano

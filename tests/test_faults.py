@@ -23,16 +23,16 @@ import numpy as np
 import pytest
 
 from jaxparse import train as train_module
-from jaxparse.checkpoint import Checkpoints
 from jaxparse.cli import INTERRUPTED
 from jaxparse.config import Config
 from jaxparse.data.loaders import EvalLoader, make_train_loader
 from jaxparse.data.sources import SkippingSource, make_source
-from jaxparse.faults import quiet_aftermath, reason, sole_run
-from jaxparse.logs import MetricsLog
-from jaxparse.steps import TrainState, init_state, make_mesh
-from jaxparse.train import NonFiniteLossError
-from jaxparse.validation import Evaluation
+from jaxparse.devices import make_mesh
+from jaxparse.files import reason, sole_run
+from jaxparse.training.checkpoint import Checkpoints, quiet_aftermath
+from jaxparse.training.logs import MetricsLog
+from jaxparse.training.steps import NonFiniteLossError, TrainState, init_state
+from jaxparse.training.validation import Evaluation
 from jaxparse.weights.files import BEST_WEIGHTS, read_weights, save_weights
 from tests.pairs import make_pair
 from tests.test_train import CONFIG, before_step, last_state, rows, run

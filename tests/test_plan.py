@@ -13,7 +13,6 @@ from jaxparse import plan as plan_module
 from jaxparse import train
 from jaxparse.cli import run
 from jaxparse.config import Config
-from jaxparse.gpus import GPU, GPUS
 from jaxparse.models import split_model
 from jaxparse.plan import (
     Plan,
@@ -27,6 +26,7 @@ from jaxparse.plan import (
     plan_run,
     verdict,
 )
+from jaxparse.training.gpus import GPU, GPUS
 from tests.test_train import CONFIG
 
 

@@ -11,20 +11,9 @@ from PIL import Image
 
 from jaxparse import plot as plot_module
 from jaxparse.classes import NAMES
-from jaxparse.plot import (
-    COLOURS,
-    Run,
-    best_row,
-    centred_mean,
-    class_ious,
-    describe,
-    draw,
-    main,
-    plot,
-    read_changes,
-    read_runs,
-    series,
-)
+from jaxparse.plot import main, plot, read_changes
+from jaxparse.training.curves import centred_mean, describe, draw
+from jaxparse.training.logs import COLOURS, Run, best_row, class_ious, read_runs, series
 
 TRAIN = [
     {"step": step, "train/loss": 8 / step, "train/learning_rate": 1e-3 / step}

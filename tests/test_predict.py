@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxparse import cli, parser, predict
+from jaxparse import cli, predict
 from jaxparse.classes import PALETTE
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.data.images import read_label, write_image
-from jaxparse.overlay import blend
+from jaxparse.parsing import parser
+from jaxparse.parsing.overlay import blend
 from jaxparse.scoring.submissions import check_submission
 from tests.conftest import Nano
 

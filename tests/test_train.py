@@ -23,19 +23,21 @@ from orbax.checkpoint.args import Composite, StandardSave
 from rich.console import Console
 
 from jaxparse import train as train_module
-from jaxparse.checkpoint import Checkpoints
 from jaxparse.classes import NAMES
 from jaxparse.cli import INTERRUPTED
 from jaxparse.config import Config, load_experiment
 from jaxparse.data.loaders import make_train_loader
-from jaxparse.steps import Batch, StepMetrics, TrainState, init_state, make_mesh
-from jaxparse.train import (
+from jaxparse.devices import Batch, make_mesh
+from jaxparse.train import train
+from jaxparse.training.checkpoint import Checkpoints
+from jaxparse.training.logs import log_line, summarise
+from jaxparse.training.steps import (
     NonFiniteLossError,
-    log_line,
+    StepMetrics,
+    TrainState,
+    init_state,
     require_finite,
     start_state,
-    summarise,
-    train,
 )
 from jaxparse.weights.files import (
     BEST_EMA_WEIGHTS,

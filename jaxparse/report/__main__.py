@@ -18,15 +18,16 @@ from jaxparse import cli
 from jaxparse.classes import LabelOrder
 from jaxparse.config import override
 from jaxparse.data.sources import FolderSource, SyntheticSource, make_source
-from jaxparse.evaluate import evaluate_pictures
+from jaxparse.devices import use_compilation_cache
 from jaxparse.files import atomic_path
-from jaxparse.html_page import Html, chart, element, join, page
 from jaxparse.models.parameters import parameter_counts
-from jaxparse.parser import PLAIN, Parser, TestTime
-from jaxparse.plot import Run, draw, draw_confusion, read_runs
-from jaxparse.report_sections import (
+from jaxparse.parsing.labelled import evaluate_pictures
+from jaxparse.parsing.parser import PLAIN, Parser, TestTime
+from jaxparse.report.html import Html, chart, element, join, page
+from jaxparse.report.sections import (
     Survey,
     classes,
+    draw_confusion,
     galleries,
     legend,
     mirrored_table,
@@ -35,10 +36,11 @@ from jaxparse.report_sections import (
     recipe,
     summary,
 )
+from jaxparse.report.suspects import mirrored_shares, weigh
 from jaxparse.scoring.counts import total
 from jaxparse.scoring.scores import scores
-from jaxparse.steps import use_compilation_cache
-from jaxparse.suspects import mirrored_shares, weigh
+from jaxparse.training.curves import draw
+from jaxparse.training.logs import Run, read_runs
 from jaxparse.weights.files import load_network, read_weights, weights_of_run
 
 MIRRORED_FROM = 0.5  # of the votes; of 110 real masks 7 had 1.0, one 0.33, all others 0.0

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxparse.logs import MetricsLog
+from jaxparse.training.logs import MetricsLog
 
 # tf.summary's protobuf code, which this package does not call itself.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

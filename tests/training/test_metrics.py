@@ -1,6 +1,6 @@
 import numpy as np
 
-from jaxparse.metrics import confusion_matrix
+from jaxparse.training.metrics import confusion_matrix
 
 
 def matrix(*cells: tuple[int, int, int]) -> np.ndarray:

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxparse.losses import cross_entropy, log_sum_exp
+from jaxparse.training.losses import cross_entropy, log_sum_exp
 
 
 def test_by_hand_with_an_ignored_pixel() -> None:

@@ -7,14 +7,14 @@ import pytest
 from jax import Array
 from PIL import Image
 
-from jaxparse import validation
 from jaxparse.data.loaders import make_eval_loader
-from jaxparse.evaluate import evaluate_pictures
-from jaxparse.overlay import colourise
-from jaxparse.parser import Parser
+from jaxparse.parsing.labelled import evaluate_pictures
+from jaxparse.parsing.network import predict_label
+from jaxparse.parsing.overlay import colourise
+from jaxparse.parsing.parser import Parser
 from jaxparse.scoring.counts import total
-from jaxparse.steps import make_eval_step, predict_label
-from jaxparse.validation import evaluate, write_examples
+from jaxparse.training import validation
+from jaxparse.training.validation import evaluate, make_eval_step, write_examples
 from tests.conftest import Nano
 from tests.faces import SIZES, write_faces
 

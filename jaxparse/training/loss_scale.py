@@ -38,17 +38,3 @@ def adjust(loss_scale: LossScale, finite: Array) -> LossScale:
     grows = good_steps == GROWTH_STEPS
     scale = jnp.where(finite, jnp.where(grows, 2 * scale, scale), scale / 2)
     return LossScale(scale, jnp.where(grows, 0, good_steps))
-
-
-def select(condition: Array, new: Any, old: Any) -> Any:  # noqa: ANN401
-    """The tree `new` if the condition holds, else `old`."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
-
-
-def average(decay: float, step: Array, old: Any, new: Any) -> Any:  # noqa: ANN401
-    """Moving average of a tree after the 0-based `step`, faster at the start, as in TensorFlow.
-
-    min(decay, (1 + step) / (10 + step)) of the old and the rest of the new.
-    """
-    share = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
-    return jax.tree.map(lambda a, b: a + share.astype(a.dtype) * (b - a), old, new)

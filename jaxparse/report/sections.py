@@ -5,16 +5,17 @@ from dataclasses import fields
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure  # not pyplot, which keeps figures and chooses a backend
 from PIL import Image
 
 from jaxparse.classes import LEFT_RIGHT_PAIRS, MIRRORED, NAMES, PALETTE
 from jaxparse.config import Config
-from jaxparse.html_page import Html, element, join, picture, table
-from jaxparse.overlay import colourise, mark_errors
-from jaxparse.plot import Run, series
+from jaxparse.parsing.overlay import colourise, mark_errors
+from jaxparse.report.html import Html, element, join, picture, table
+from jaxparse.report.suspects import mislabelled_scores
 from jaxparse.scoring.counts import Counts
 from jaxparse.scoring.scores import Scores, bootstrap_interval, ious, joined_scores, mean_ious
-from jaxparse.suspects import mislabelled_scores
+from jaxparse.training.logs import Run, series
 
 SIDE = 240  # pixels of the pictures' longer side
 SHOWN_ERRORS = 3  # classes, and pairs of classes, named for a picture
@@ -243,3 +244,27 @@ def mirrored_table(found: Survey, mirrored: Sequence[int]) -> Html:
             cells.append(f"{pair[0, 1] + pair[1, 0]:,} of {pair.sum():,}")
         rows.append([found.names[index], *cells])
     return table("Pixels with left and right exchanged", ["picture", "eyes", "brows", "ears"], rows)
+
+
+def draw_confusion(confusion: np.ndarray) -> Figure:
+    """Where the pixels [19, 19] of each label (row) went, in percent of the label's."""
+    with np.errstate(invalid="ignore"):
+        percent = 100 * confusion / confusion.sum(1, keepdims=True)  # NaN: no such label
+    figure = Figure((9.5, 8), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    for (row, column), value in np.ndenumerate(percent):
+        if value >= 0.5:
+            colour = "white" if value > 55 else "black"
+            text = f"{value:.0f}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+    labels = [name.replace("_", " ") for name in NAMES]
+    places = np.arange(len(NAMES))
+    axes.set_xticks(places, labels, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(places, labels)
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("label")
+    axes.set_facecolor("0.93")  # rows of classes that no label has
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, ax=axes, label="% of the label's pixels", pad=0.02)
+    return figure

@@ -5,8 +5,8 @@ functions it is merged again. The mesh has one axis, `data`, over all devices: b
 along it, everything else is replicated, and jit inserts the communication.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,18 +16,23 @@ import numpy as np
 import optax
 from flax import nnx
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from jaxparse.config import Config
-from jaxparse.losses import cross_entropy
-from jaxparse.metrics import confusion_matrix, highest_class, pixel_accuracy
+from jaxparse.devices import (
+    Batch,
+    replicated,
+)
 from jaxparse.models import build_model, split_model
-from jaxparse.models.ops.resize import apply_class_first, resize_logits, resize_matrix
+from jaxparse.models.ops.resize import resize_logits
 from jaxparse.models.segmentor import normalise
-from jaxparse.optim import make_optimizer
-from jaxparse.precision import LossScale, adjust, all_finite, average, initial_loss_scale, select
-
-Batch = dict[str, Array]
+from jaxparse.parsing.network import highest_class
+from jaxparse.training.checkpoint import Checkpoints
+from jaxparse.training.loss_scale import LossScale, adjust, all_finite, initial_loss_scale
+from jaxparse.training.losses import cross_entropy
+from jaxparse.training.metrics import pixel_accuracy
+from jaxparse.training.optim import make_optimizer
+from jaxparse.weights.files import load_weights
 
 
 class TrainState(NamedTuple):
@@ -49,42 +54,6 @@ class StepMetrics(NamedTuple):
     auxiliary_loss: Array  # already weighted
     pixel_accuracy: Array
     loss_scale: Array | None = None  # of float16, after the step
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled programs on disk, so that only the first start of a command compiles.
-
-    In JAX_COMPILATION_CACHE_DIR, or else in ~/.cache/jaxparse.
-    """
-    if not jax.config.jax_compilation_cache_dir:
-        folder = Path.home() / ".cache" / "jaxparse"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-
-
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of one axis over the devices, by default all of all processes."""
-    devices = jax.devices() if devices is None else devices
-    kind = (jax.sharding.AxisType.Auto,)
-    return jax.make_mesh((len(devices),), ("data",), kind, devices=devices)
-
-
-def require_shards(count: int, mesh: Mesh) -> None:
-    """Raises ValueError unless `count` pictures at a time divide among the devices."""
-    if count % mesh.size:
-        raise ValueError(
-            f"{count} pictures at a time are no multiple of {mesh.size} devices; give another "
-            "--batch-size"
-        )
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
-    """This process's share of a batch, put on its devices."""
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
-    return jax.make_array_from_process_local_data(sharding, batch)
 
 
 def init_state(config: Config, mesh: Mesh) -> TrainState:
@@ -219,65 +188,64 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0)
 
 
-def predict_label(logits: Array, size: Array, padded: tuple[int, int]) -> Array:
-    """Logits [h, w, C] of one picture -> its classes at its own size, uint8 [*padded].
+def select(condition: Array, new: Any, old: Any) -> Any:  # noqa: ANN401
+    """The tree `new` if the condition holds, else `old`."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
-    `size` int32 [2] is the picture's height and width, at most `padded`; pixels outside of it
-    mean nothing. The size is an argument, not a shape: pictures of many sizes share one program.
+
+def average(decay: float, step: Array, old: Any, new: Any) -> Any:  # noqa: ANN401
+    """Moving average of a tree after the 0-based `step`, faster at the start, as in TensorFlow.
+
+    min(decay, (1 + step) / (10 + step)) of the old and the rest of the new.
     """
-    matrices = (
-        resize_matrix(i, o, rows)
-        for i, o, rows in zip(logits.shape[:2], size.astype(logits.dtype), padded, strict=True)
+    share = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda a, b: a + share.astype(a.dtype) * (b - a), old, new)
+
+
+class NonFiniteLossError(ValueError):
+    """The loss, or a weight, became infinite or not a number."""
+
+
+def start_state(config: Config, mesh: Mesh, weights: Path | None) -> TrainState:
+    """The state before the first step: noise, or the file's weights as far as they reach."""
+    state = init_state(config, mesh)
+    if weights is None:
+        return state
+    loaded = load_weights(weights, config, state.params, state.batch_stats, allow_fresh=True)
+    weights = dict(zip(("params", "batch_stats"), loaded, strict=True))
+    weights = jax.device_put(weights, replicated(mesh))
+    # Copied: the step donates both.
+    ema = jax.tree.map(jnp.copy, weights) if state.ema else None
+    return state._replace(**weights, ema=ema)
+
+
+def require_finite(metrics: StepMetrics, step: int, checkpoints: Checkpoints) -> None:
+    """Raises NonFiniteLossError if the loss of `step` is not a number.
+
+    In float16 such a step was skipped and changed nothing: only a loss scale below 1 is too much.
+    """
+    if metrics.loss_scale is None:
+        loss = float(metrics.loss)
+        if not math.isfinite(loss):
+            raise non_finite(f"the loss of step {step} is {loss}", checkpoints)
+    elif metrics.loss_scale < 1:
+        scale = float(metrics.loss_scale)
+        fault = f"the gradients overflow at step {step} even with a loss scale of {scale}"
+        raise non_finite(fault, checkpoints)
+
+
+def require_finite_state(state: TrainState, step: int, checkpoints: Checkpoints) -> None:
+    """Raises NonFiniteLossError if an array is not all finite: a finite loss can precede that."""
+    for path, array in jax.tree.leaves_with_path(state):
+        if not np.isfinite(np.asarray(array)).all():
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise non_finite(f"{name} is not finite after step {step}", checkpoints)
+
+
+def non_finite(what: str, checkpoints: Checkpoints) -> NonFiniteLossError:
+    kept = checkpoints.latest_step()
+    where = f"the checkpoint after step {kept} is kept" if kept else "there is no checkpoint yet"
+    return NonFiniteLossError(
+        f"{what}; {where}: look at the data (python -m jaxparse.data --check DIR) or lower "
+        "--learning-rate"
     )
-    return highest_class(apply_class_first(logits[None], *matrices))[0]
-
-
-def make_logits_step(config: Config) -> Callable[..., Array]:
-    """The compiled network in evaluation mode.
-
-    (params, batch_stats, image uint8 [B, H, W, 3]) -> decode logits float32 [B, h, w, 19].
-    """
-    graphdef, _, _ = split_model(config)
-
-    def logits_step(params: dict[str, Any], batch_stats: dict[str, Any], image: Array) -> Array:
-        model = nnx.merge(graphdef, params, batch_stats)
-        return model(normalise(image)).decode
-
-    return jax.jit(logits_step)
-
-
-def make_eval_step(config: Config) -> Callable[..., Array]:
-    """The compiled evaluation of one batch, as `data.make_eval_loader` gives it.
-
-    (params, batch_stats, {image, label, size}) -> confusion matrix int32 [19, 19]. One program per
-    size of the padded labels.
-    """
-    logits_step = make_logits_step(config)
-
-    def eval_step(params: dict[str, Any], batch_stats: dict[str, Any], batch: Batch) -> Array:
-        logits = logits_step(params, batch_stats, batch["image"])
-        label = batch["label"]
-        # One picture at a time, 19 full-size maps each. Two loops: in one, XLA would compute the
-        # prediction anew for each of the 19 rows that are counted, 8 times as slow.
-        predictions = jax.lax.map(
-            lambda picture: predict_label(*picture, label.shape[1:]), (logits, batch["size"])
-        )
-        counts = jax.lax.map(lambda picture: confusion_matrix(*picture), (label, predictions))
-        return counts.sum(0)
-
-    mesh, everywhere, shards = make_mesh(), PartitionSpec(), PartitionSpec("data")
-    if mesh.size == 1:
-        return jax.jit(eval_step)
-
-    # A loop over the pictures of all devices would gather them on each.
-    @partial(
-        jax.shard_map,
-        mesh=mesh,
-        in_specs=(everywhere, everywhere, shards),
-        out_specs=everywhere,
-        check_vma=False,
-    )
-    def sharded_step(params: dict[str, Any], batch_stats: dict[str, Any], batch: Batch) -> Array:
-        return jax.lax.psum(eval_step(params, batch_stats, batch), "data")
-
-    return jax.jit(sharded_step)

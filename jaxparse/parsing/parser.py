@@ -30,10 +30,11 @@ from jaxparse.classes import NAMES, NUM_CLASSES
 from jaxparse.config import Config
 from jaxparse.data.images import as_picture, write_mask
 from jaxparse.data.sources import resize_image
+from jaxparse.devices import make_mesh, replicated
 from jaxparse.models.ops.resize import resize_bilinear
-from jaxparse.overlay import overlay
-from jaxparse.steps import make_logits_step, make_mesh, replicated
-from jaxparse.tiles import (
+from jaxparse.parsing.network import make_logits_step
+from jaxparse.parsing.overlay import overlay
+from jaxparse.parsing.tiles import (
     Level,
     assemble,
     tile_classes,

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxparse.distributed import Processes, in_cluster
+from jaxparse.devices import Processes, in_cluster
 from jaxparse.weights.files import BEST_WEIGHTS, read_weights
 
 STEPS = 30

@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxparse import cli, parser
-from jaxparse import report as report_module
+from jaxparse import cli
 from jaxparse.classes import MIRRORED, NAMES
 from jaxparse.config import save_config
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.data.images import write_image, write_mask
-from jaxparse.plot import draw_confusion
-from jaxparse.report import report
-from jaxparse.report_sections import last_change, worst_errors
+from jaxparse.parsing import parser
+from jaxparse.report import __main__ as report_module
+from jaxparse.report.__main__ import report
+from jaxparse.report.sections import draw_confusion, last_change, worst_errors
 from jaxparse.scoring.counts import Counts, count, total
 from jaxparse.scoring.scores import joined_scores, mean_ious, scores
 from jaxparse.weights.files import flatten

@@ -8,15 +8,15 @@ import pytest
 from PIL import Image
 
 import jaxparse
-from jaxparse import parser as parser_module
 from jaxparse.classes import MIRRORED, NAMES
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.data.images import read_label, write_image
 from jaxparse.models.ops.resize import resize_matrix
-from jaxparse.overlay import blend
-from jaxparse.parser import Parser, Parsing, Picture, TestTime
-from jaxparse.steps import predict_label
-from jaxparse.tiles import Level, tile_classes, window_matrix, window_starts
+from jaxparse.parsing import parser as parser_module
+from jaxparse.parsing.network import predict_label
+from jaxparse.parsing.overlay import blend
+from jaxparse.parsing.parser import Parser, Parsing, Picture, TestTime
+from jaxparse.parsing.tiles import Level, tile_classes, window_matrix, window_starts
 from tests.conftest import Nano
 
 

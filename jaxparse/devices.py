@@ -7,16 +7,20 @@ process. Either way one line says so.
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
 
 import jax
 import numpy as np
+from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -166,3 +170,60 @@ class StopVote:
         result.block_until_ready()
         votes = np.full(jax.local_device_count(), wanted)
         return bool(self._any(jax.make_array_from_process_local_data(self._sharding, votes)))
+
+
+Batch = dict[str, Array]
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs on disk, so that only the first start of a command compiles.
+
+    In JAX_COMPILATION_CACHE_DIR, or else in ~/.cache/jaxparse.
+    """
+    if not jax.config.jax_compilation_cache_dir:
+        folder = Path.home() / ".cache" / "jaxparse"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of one axis over the devices, by default all of all processes."""
+    devices = jax.devices() if devices is None else devices
+    kind = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((len(devices),), ("data",), kind, devices=devices)
+
+
+def require_shards(count: int, mesh: Mesh) -> None:
+    """Raises ValueError unless `count` pictures at a time divide among the devices."""
+    if count % mesh.size:
+        raise ValueError(
+            f"{count} pictures at a time are no multiple of {mesh.size} devices; give another "
+            "--batch-size"
+        )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
+    """This process's share of a batch, put on its devices."""
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    return jax.make_array_from_process_local_data(sharding, batch)
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """The list of SIGINT and SIGTERM received in the block; a second one ends the process."""
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, previous[number])
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

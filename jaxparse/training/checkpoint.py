@@ -1,7 +1,10 @@
 """The training state of a run on disk, by orbax."""
 
 import json
+import logging
 import shutil
+import sys
+import zlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,7 +16,7 @@ import orbax.checkpoint as ocp
 from grain.checkpoint import CheckpointRestore, CheckpointSave
 from jax.experimental import multihost_utils
 
-from jaxparse.faults import reason, require_intact, seal, writing
+from jaxparse.files import reason, writing
 
 
 def used_fields(state: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -152,3 +155,55 @@ def _divide_anew(data: Path, loader: grain.DatasetIterator) -> None:
         )
     taken = json.loads((data / _data_file(0, counts[0])).read_text())["next_index"] * counts[0]
     loader.set_state({"next_index": taken // jax.process_count()})
+
+
+SUMS = "crc32.json"  # in a sealed folder: of what is in its folders
+
+
+def quiet_aftermath() -> None:
+    """Keeps the hundred traces off the terminal that follow an orbax read or write that failed.
+
+    The first failure is raised and told; asyncio then logs, and tensorstore's callbacks print, one
+    more for each array that was under way.
+    """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    show = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:  # noqa: ANN401
+        if str(unraisable.exc_value) != "Event loop is closed":
+            show(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def checksums(folder: Path) -> dict[str, int]:
+    """CRC-32 of every file in the folder's folders, by relative path."""
+    return {
+        str(path.relative_to(folder)): _crc32(path)
+        for path in sorted(folder.glob("*/**/*"))
+        if path.is_file()
+    }
+
+
+def _crc32(path: Path) -> int:
+    total = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 24):
+            total = zlib.crc32(chunk, total)
+    return total
+
+
+def seal(folder: Path) -> None:
+    """Writes down the checksums; files beside the folders may still change, as orbax's do."""
+    (folder / SUMS).write_text(json.dumps(checksums(folder), indent=1))
+
+
+def require_intact(folder: Path) -> None:
+    """Raises ValueError naming a file that is not as it was sealed; a folder unsealed passes."""
+    if not (folder / SUMS).is_file():
+        return
+    found = checksums(folder)
+    for name, total in json.loads((folder / SUMS).read_text()).items():
+        if found.get(name) != total:
+            raise ValueError(f"{name} is {'damaged' if name in found else 'missing'}")

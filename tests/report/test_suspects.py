@@ -3,8 +3,8 @@ import pytest
 
 from jaxparse.classes import MIRRORED
 from jaxparse.data.drawn.picture import draw_face
+from jaxparse.report.suspects import mirrored_shares, mislabelled_scores, weigh
 from jaxparse.scoring.counts import count
-from jaxparse.suspects import mirrored_shares, mislabelled_scores, weigh
 
 
 def face(index: int) -> np.ndarray:

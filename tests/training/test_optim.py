@@ -8,7 +8,7 @@ import pytest
 
 from jaxparse.config import Config, load_experiment
 from jaxparse.models import split_model
-from jaxparse.optim import decay_mask, learning_rate, make_optimizer
+from jaxparse.training.optim import decay_mask, learning_rate, make_optimizer
 from jaxparse.weights.files import flatten
 from tests import reference
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxparse import steps
-from jaxparse.optim import learning_rate, make_optimizer
-from jaxparse.steps import StepMetrics, TrainState, losses, make_train_step
+from jaxparse.training import steps
+from jaxparse.training.optim import learning_rate, make_optimizer
+from jaxparse.training.steps import StepMetrics, TrainState, losses, make_train_step
 from jaxparse.weights.files import flatten
 from tests import reference
 

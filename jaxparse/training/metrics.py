@@ -7,19 +7,6 @@ from jax import Array
 from jaxparse.classes import IGNORE_LABEL, NUM_CLASSES
 
 
-def highest_class(logits: Array) -> Array:
-    """uint8 [B, H, W] class of the highest logit of [B, C, H, W]; of equals the lowest.
-
-    A chain of compares fuses into one vectorised loop; XLA's argmax does not on a CPU.
-    """
-    best, label = logits[:, 0], jnp.zeros(logits[:, 0].shape, jnp.uint8)
-    for index in range(1, logits.shape[1]):
-        higher = logits[:, index] > best
-        label = jnp.where(higher, jnp.uint8(index), label)
-        best = jnp.maximum(best, logits[:, index])
-    return label
-
-
 def pixel_accuracy(prediction: Array, label: Array) -> Array:
     """Share of right pixels among those that are not ignored, 0..1."""
     counted = label != IGNORE_LABEL

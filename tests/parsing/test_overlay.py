@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 
 from jaxparse.classes import NAMES, PALETTE
-from jaxparse.overlay import ERROR, blend, colourise, contact_sheet, legend, mark_errors, overlay
+from jaxparse.parsing.overlay import (
+    ERROR,
+    blend,
+    colourise,
+    contact_sheet,
+    legend,
+    mark_errors,
+    overlay,
+)
 
 
 def test_colourise_takes_the_palette_and_white_for_ignored() -> None:

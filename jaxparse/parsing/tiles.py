@@ -15,8 +15,8 @@ import numpy as np
 from jax import Array
 
 from jaxparse.classes import MIRRORED
-from jaxparse.metrics import highest_class
 from jaxparse.models.ops.resize import apply_class_first, linear_weights
+from jaxparse.parsing.network import highest_class
 
 # Height and width of what is upsampled at once, in 19 float maps: 1.2 MB, where a photograph of 12
 # megapixels would take 0.9 GB. A larger tile multiplies by more zeros: 256 takes twice as long.

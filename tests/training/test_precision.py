@@ -12,23 +12,23 @@ from flax import nnx
 from jax import Array
 from jax.extend.core import Jaxpr, jaxprs_in_params
 
-from jaxparse import steps
 from jaxparse.config import Config, load_experiment
 from jaxparse.data.loaders import make_train_loader
+from jaxparse.devices import Batch, make_mesh
 from jaxparse.models import split_model
 from jaxparse.models.layers import BatchNorm
 from jaxparse.models.resnet import Bottleneck
 from jaxparse.models.swin import SIZES, SwinBlock, SwinSize
-from jaxparse.optim import make_optimizer
-from jaxparse.precision import GROWTH_STEPS, LossScale, adjust, average, initial_loss_scale
-from jaxparse.steps import (
-    Batch,
+from jaxparse.training import steps
+from jaxparse.training.loss_scale import GROWTH_STEPS, LossScale, adjust, initial_loss_scale
+from jaxparse.training.optim import make_optimizer
+from jaxparse.training.steps import (
     StepMetrics,
     TrainState,
     accumulated_gradients,
+    average,
     gradients,
     init_state,
-    make_mesh,
     make_train_step,
 )
 from tests.reference import FAST_COMPILE

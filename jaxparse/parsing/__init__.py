@@ -1,0 +1,1 @@
+"""A picture -> logits -> classes: the network compiled, tiles, masks, overlays."""

@@ -1,0 +1,54 @@
+"""NEW MODULE."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from jaxparse.config import Config
+from jaxparse.models import split_model
+from jaxparse.models.ops.resize import apply_class_first, resize_matrix
+from jaxparse.models.segmentor import normalise
+
+
+def highest_class(logits: Array) -> Array:
+    """uint8 [B, H, W] class of the highest logit of [B, C, H, W]; of equals the lowest.
+
+    A chain of compares fuses into one vectorised loop; XLA's argmax does not on a CPU.
+    """
+    best, label = logits[:, 0], jnp.zeros(logits[:, 0].shape, jnp.uint8)
+    for index in range(1, logits.shape[1]):
+        higher = logits[:, index] > best
+        label = jnp.where(higher, jnp.uint8(index), label)
+        best = jnp.maximum(best, logits[:, index])
+    return label
+
+
+def predict_label(logits: Array, size: Array, padded: tuple[int, int]) -> Array:
+    """Logits [h, w, C] of one picture -> its classes at its own size, uint8 [*padded].
+
+    `size` int32 [2] is the picture's height and width, at most `padded`; pixels outside of it
+    mean nothing. The size is an argument, not a shape: pictures of many sizes share one program.
+    """
+    matrices = (
+        resize_matrix(i, o, rows)
+        for i, o, rows in zip(logits.shape[:2], size.astype(logits.dtype), padded, strict=True)
+    )
+    return highest_class(apply_class_first(logits[None], *matrices))[0]
+
+
+def make_logits_step(config: Config) -> Callable[..., Array]:
+    """The compiled network in evaluation mode.
+
+    (params, batch_stats, image uint8 [B, H, W, 3]) -> decode logits float32 [B, h, w, 19].
+    """
+    graphdef, _, _ = split_model(config)
+
+    def logits_step(params: dict[str, Any], batch_stats: dict[str, Any], image: Array) -> Array:
+        model = nnx.merge(graphdef, params, batch_stats)
+        return model(normalise(image)).decode
+
+    return jax.jit(logits_step)

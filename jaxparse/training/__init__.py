@@ -1,0 +1,1 @@
+"""The training run: steps, optimiser, losses, checkpoints, logs, evaluation on the way."""

@@ -1,0 +1,192 @@
+"""What a run writes down: metrics.jsonl, one object a line, and TensorBoard events of the same."""
+
+import json
+import math
+import os
+from contextlib import AbstractContextManager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxparse.classes import NAMES
+from jaxparse.config import (
+    Config,
+)
+from jaxparse.files import atomic_path, writing
+from jaxparse.training.optim import learning_rate
+from jaxparse.training.steps import StepMetrics
+
+METRICS = "metrics.jsonl"
+TENSORBOARD_DIR = "tensorboard"
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """The rows of a metrics.jsonl, oldest first, each with its `step`.
+
+    Skips lines that are no row: what a killed process left unfinished, or a running one has yet to.
+    """
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [row for line in lines if (row := _parse(line))]
+
+
+def _parse(line: str) -> dict[str, float] | None:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return row if isinstance(row, dict) and "step" in row else None
+
+
+class MetricsLog:
+    """Appends rows to metrics.jsonl in `workdir` and to TensorBoard.
+
+    A run that goes on from `step` drops the rows after it: they will be made again. `rows` are
+    the rows so far, oldest first, each with its `step`. Only the main process writes files.
+    """
+
+    def __init__(self, workdir: str | Path, step: int, is_main: bool = True) -> None:
+        self.path = Path(workdir) / METRICS
+        rows = read_rows(self.path) if self.path.exists() else []
+        self.rows = [row for row in rows if row["step"] <= step]
+        self.is_main = is_main
+        if is_main:
+            self._open(str(Path(workdir) / TENSORBOARD_DIR))
+
+    def _open(self, tensorboard: str) -> None:
+        with self._writing(), atomic_path(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        self._file = self.path.open("a")
+        # Imported here: it takes seconds, and other processes of a run do without.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # nothing computes; saves a notice
+        import tensorflow as tf
+
+        self._summary = tf.summary
+        self._writer = tf.summary.create_file_writer(tensorboard)
+
+    def write(self, step: int, prefix: str, values: dict[str, float]) -> None:
+        """Adds a row {"step", prefix/name: value, ...}."""
+        values = {f"{prefix}/{name}": value for name, value in values.items()}
+        self._append({"step": step} | values)
+        if not self.is_main:
+            return
+        with self._writing(), self._writer.as_default():
+            for name, value in values.items():
+                self._summary.scalar(name, value, step=step)
+            self._writer.flush()
+
+    def note(self, step: int, text: str) -> None:
+        """Adds a row {"step", "note": text}."""
+        self._append({"step": step, "note": text})
+
+    def _append(self, row: dict[str, float | str]) -> None:
+        self.rows.append(row)
+        if self.is_main:
+            with self._writing():
+                self._file.write(json.dumps(row) + "\n")
+                self._file.flush()
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing("the log", self.path.parent, "its last checkpoint is kept")
+
+    def has(self, name: str, step: int) -> bool:
+        """Whether `name` was written for `step`."""
+        return any(row["step"] == step and name in row for row in self.rows)
+
+    def best(self, name: str) -> float:
+        """The highest value of `name` so far, -inf if there is none."""
+        return max((row[name] for row in self.rows if name in row), default=float("-inf"))
+
+    def close(self) -> None:
+        if self.is_main:
+            with suppress(OSError):  # every row was flushed; what is left failed and was told
+                self._file.close()
+            self._writer.close()
+
+
+# Okabe and Ito 2008, "Color Universal Design": told apart by colour-blind people. Without the
+# yellow, which is too pale for lines.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+class Run(NamedTuple):
+    """A run's name and colour in the figure, and its rows as `logs.read_rows` gives them."""
+
+    label: str
+    colour: str
+    rows: list[dict[str, float]]
+
+
+def read_runs(folders: list[Path]) -> list[Run]:
+    """Labels are the folders' names, paths as given where names are the same.
+
+    Raises ValueError for a folder that is not a run's, or more folders than colours.
+    """
+    if not 0 < len(folders) <= len(COLOURS):
+        raise ValueError(f"{len(folders)} runs are named; give the folders of 1 to {len(COLOURS)}")
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is no folder; give a run's, which holds {METRICS}")
+        if not (folder / METRICS).is_file():
+            raise ValueError(f"{folder} holds no {METRICS}; give the folder of a run that began")
+    names = [folder.resolve().name for folder in folders]
+    labels = (str(f) if names.count(n) > 1 else n for f, n in zip(folders, names, strict=True))
+    return list(map(Run, labels, COLOURS, (read_rows(folder / METRICS) for folder in folders)))
+
+
+def series(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps, ascending, and finite values [N] of `name`; of rows of the same step the last."""
+    values = {row["step"]: row[name] for row in run.rows if name in row}
+    pairs = sorted(pair for pair in values.items() if np.isfinite(pair[1]))
+    return tuple(np.array(pairs, np.float64).reshape(-1, 2).T)
+
+
+def best_row(run: Run) -> dict[str, float]:
+    """All that was logged at the evaluation of the highest mIoU; of equals the first, whose weights
+    training keeps. Empty before the first evaluation.
+    """
+    steps, values = series(run, "val/mIoU")
+    if not len(steps):
+        return {}
+    rows = (row for row in run.rows if row["step"] == steps[values.argmax()])
+    return {name: value for row in rows for name, value in row.items()}
+
+
+def class_ious(row: dict[str, float]) -> np.ndarray:
+    """IoU [19] in percent; NaN for classes that were absent, or not logged."""
+    return 100 * np.array([row.get(f"IoU/{name}", np.nan) for name in NAMES])
+
+
+def summarise(
+    config: Config, interval: list[StepMetrics], step: int, seconds: float
+) -> dict[str, float]:
+    """Means over the steps of an interval that ended with `step`, for the log.
+
+    Losses that overflowed in steps that float16 skipped are left out; the loss scale is the last.
+    """
+
+    def mean(*values: np.ndarray) -> float:
+        finite = [value for value in values if math.isfinite(value)]
+        return float(np.mean(finite)) if finite else math.nan
+
+    scale = interval[-1].loss_scale
+    means = jax.tree.map(mean, *(m._replace(loss_scale=None) for m in jax.device_get(interval)))
+    return {name: value for name, value in means._asdict().items() if value is not None} | {
+        **({} if scale is None else {"loss_scale": float(scale)}),
+        "learning_rate": float(learning_rate(config, step - 1)),
+        "seconds_per_step": seconds / len(interval),
+    }
+
+
+def log_line(config: Config, step: int, row: dict[str, float]) -> str:
+    """One line for the terminal."""
+    left = timedelta(seconds=round((config.steps - step) * row["seconds_per_step"]))
+    return (
+        f"step {step}/{config.steps}  loss {row['loss']:.4f} "
+        f"(decode {row['decode_loss']:.4f}, auxiliary {row['auxiliary_loss']:.4f})  "
+        f"accuracy {100 * row['pixel_accuracy']:.2f} %  learning rate {row['learning_rate']:.3g}  "
+        f"{row['seconds_per_step']:.3f} s/step  {left} left"
+    )
