@@ -8,6 +8,7 @@ import json
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,14 +17,20 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from jaxparse import cli
 from jaxparse.classes import NUM_CLASSES
-from jaxparse.cli import run
-from jaxparse.config import Config, parse_config
+from jaxparse.config import Config, parse_arguments
 from jaxparse.devices import make_mesh, shard_batch
 from jaxparse.parsing.network import make_logits_step, predict_label
 from jaxparse.training.steps import init_state, make_train_step
 
-REPEATS = 5
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """Flags of this command beside the fields of Config."""
+
+    repeats: int = 5
+    """Timed runs of each, after one that is not counted; the median is printed."""
 
 
 def median_seconds(call: Callable[[], Any], repeats: int) -> float:
@@ -87,18 +94,19 @@ def peak_memory_gb() -> dict[str, float]:
 
 
 def main() -> None:
-    """Prints a table, and last one line of JSON."""
-    config = parse_config("python -m jaxparse.benchmark", "Times training and inference.")
+    """Prints a table, and one line of JSON as the last."""
+    about = (cli.prog("benchmark"), "Times the compiled training step and inference.")
+    _, config, options = parse_arguments(*about, BenchmarkOptions())
     figures = {
         "network": f"{config.backbone} + {config.head}",
         "image_size": config.image_size,
         "batch_size": config.batch_size,
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
-        "repeats": REPEATS,
+        "repeats": options.repeats,
     }
-    figures |= benchmark_inference(config, REPEATS)
-    figures |= benchmark_training(config, REPEATS)
+    figures |= benchmark_inference(config, options.repeats)
+    figures |= benchmark_training(config, options.repeats)
     figures |= peak_memory_gb()
     table = Table("figure", title="benchmark")
     table.add_column("value", justify="right")
@@ -110,4 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

@@ -1,8 +1,9 @@
-"""What every command shares: errors that end in one line, and the progress bar."""
+"""What every command shares: its command line, errors that end in one line, progress bars."""
 
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import NoReturn, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -16,24 +17,47 @@ from rich.progress import (
 )
 from rich.text import Text
 
-INTERRUPTED = 130  # what a shell gives for a program that Ctrl-C ended
+INTERRUPTED = 130  # a shell's exit code for a program that Ctrl-C ended
+
+T = TypeVar("T")
+
+
+def prog(name: str) -> str:
+    """How the user called the command `name`: `jaxparse NAME` or `python -m jaxparse.NAME`."""
+    return sys.argv[0] if sys.argv[0] == f"jaxparse {name}" else f"python -m jaxparse.{name}"
+
+
+def command(
+    function: Callable[..., int | None],
+    name: str,
+    aliases: Mapping[str, str] = MappingProxyType({}),
+) -> int | None:
+    """Calls `function` with the flags of the command line, one for each of its parameters.
+
+    `aliases` are further names of flags: alias -> flag.
+    """
+    import tyro  # here: this module is imported by loader workers, and tyro takes 0.2 s
+
+    words = (word.partition("=") for word in sys.argv[1:])
+    args = ["".join((aliases.get(flag, flag), *value)) for flag, *value in words]
+    return tyro.cli(function, prog=prog(name), args=args)
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Exits with the code that `main` returns (None is 0), or with one line on stderr.
 
-    What users can mend comes as ValueError (bad input) or OSError (disk full, no permission) and
-    exits with 1; Ctrl-C exits with 130. Any other error is a bug and keeps its trace.
+    Errors that users can fix are ValueError (bad input) or OSError (disk full, no permission) and
+    exit with 1; Ctrl-C exits with 130. Any other error is a bug and keeps its traceback.
     """
     try:
         code = main() or 0
     except BaseException as error:
-        code = report(error)
+        code = print_error(error)
     raise SystemExit(code)
 
 
-def report(error: BaseException) -> int:
-    """Prints the line of an error that users can mend, or raises it; returns the exit code."""
+def print_error(error: BaseException) -> int:
+    """Prints the line of an error that users can fix and returns the exit code; raises others."""
     if isinstance(error, (OSError, ValueError)):
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 1
@@ -61,3 +85,9 @@ def progress_bar(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
     )
+
+
+def track(items: Iterable[T], total: int, doing: str, quiet: bool = False) -> Iterator[T]:
+    """The items, with a progress bar on stderr that is titled `doing`."""
+    with progress_bar(Console(stderr=True, quiet=quiet)) as progress:
+        yield from progress.track(items, total=total, description=doing)

@@ -1,23 +1,25 @@
-"""One run's settings: a flat frozen dataclass, read from `experiments/NAME.py` and from flags."""
+"""One run's settings: a flat frozen dataclass, read from an experiment's file and from flags."""
 
 import argparse
 import dataclasses
 import json
 import runpy
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from jaxparse.classes import LabelOrder
 from jaxparse.files import atomic_path
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 SYNTHETIC = "synthetic"  # the data_dir of the built-in drawn faces
 
-PRECISIONS = ("float32", "bfloat16", "float16")
+Head = Literal["upernet", "deeplabv3plus", "psanet"]
+Optimizer = Literal["adamw", "sgd"]
+Precision = Literal["float32", "bfloat16", "float16"]
 
-# Fields that may differ between a run and its continuation: none changes what is learnt.
-FREE_FIELDS = ("workdir", "num_workers", "log_every", "eval_every", "remat", "on_bad_data")
+# Fields that may change when a run is resumed: none affects what is learnt.
+RESUMABLE_FIELDS = ("workdir", "num_workers", "log_every", "eval_every", "remat", "on_bad_data")
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Config:
     data_dir: str = "data/celebamask"
     """Folder with train/ and val/, or `synthetic` for the built-in drawn faces."""
     label_order: LabelOrder = "official"
-    """How the masks in data_dir number the classes; the network's are always the official ones."""
+    """How the masks in data_dir number the classes; networks always use the official order."""
     synthetic_train_count: int = 4000
     """Drawn faces to train on, when data_dir is `synthetic`."""
     synthetic_val_count: int = 200
@@ -40,14 +42,14 @@ class Config:
     num_workers: int = 4
     """Threads that decode pictures."""
     on_bad_data: Literal["stop", "skip"] = "stop"
-    """What a file that cannot be read does: `stop` ends the run; `skip` takes the next picture in
-    its place (leaves it out of the evaluation) and says so once."""
+    """When a file cannot be read: `stop` ends the run; `skip` warns once and trains on the next
+    picture instead (evaluation leaves the file out)."""
 
     # Model
     backbone: str = "swin_t"
     """Backbone: swin_t, swin_b, swin_nano, resnet50_v1c, resnet101_v1c, resnet50 or resnet101."""
-    head: str = "upernet"
-    """Decode head: upernet, deeplabv3plus or psanet."""
+    head: Head = "upernet"
+    """Decode head."""
     head_channels: int = 512
     """Channels of the decode head."""
     auxiliary_channels: int = 256
@@ -62,12 +64,12 @@ class Config:
     """Weight of the auxiliary head's cross-entropy in the total loss."""
 
     # Optimiser
-    optimizer: str = "adamw"
-    """Optimiser: adamw (betas 0.9, 0.999) or sgd."""
+    optimizer: Optimizer = "adamw"
+    """Optimiser: AdamW (betas 0.9, 0.999) or SGD."""
     momentum: float = 0.9
     """Momentum of SGD."""
     learning_rate: float = 6e-5
-    """Base rate, from which it falls to min_learning_rate (poly)."""
+    """Base rate, from which it decays to min_learning_rate (poly)."""
     min_learning_rate: float = 0.0
     """Rate after the last step."""
     poly_power: float = 1.0
@@ -79,18 +81,19 @@ class Config:
     gradient."""
 
     # Run
-    precision: str = "float32"
-    """Type of the maps in training: float32, bfloat16, or float16 with dynamic loss scaling.
-    Weights, norms, softmax and logits stay float32; evaluation is float32 throughout."""
+    precision: Precision = "float32"
+    """Type of the feature maps in training; float16 scales the loss dynamically. Weights, norms,
+    softmax and logits stay float32; evaluation is float32 throughout."""
     remat: bool = False
-    """Keep only the inputs of each block for the gradient and compute the rest anew: less memory,
-    about a third more time, the same result up to rounding."""
+    """Gradient checkpointing: store only each block's inputs and recompute the rest in the backward
+    pass. Less memory, about a third more time, the same result up to rounding."""
     accumulate_steps: int = 1
-    """Parts into which a batch is cut, one after another, their gradients averaged: less memory for
-    the same batch_size. Batch norm takes its statistics over each part alone."""
+    """Gradient accumulation: split each batch into this many parts, run one after another, and
+    average their gradients. Less memory for the same batch_size; batch norm sees one part at a
+    time."""
     ema_decay: float = 0.0
-    """Decay per step of a moving average of the weights, evaluated and saved beside them; 0: none.
-    """
+    """Decay per step of a moving average of the weights, which is evaluated and saved as well; 0
+    keeps none."""
     steps: int = 160_000
     """Optimiser steps of the whole run."""
     eval_every: int = 16_000
@@ -98,9 +101,10 @@ class Config:
     log_every: int = 50
     """Steps between log lines."""
     seed: int = 0
-    """Seed of the initial weights, the order of the pictures and the dropout."""
+    """Seed of the random initialisation, the order of the pictures and the dropout."""
     init_weights: str = "none"
-    """Weights to start from: a .safetensors file, a run's folder (its best ones), or `none`."""
+    """Weights to start from: a .safetensors file, a run's folder (its best weights), or `none` to
+    train from scratch."""
     workdir: str = ""
     """Folder of the run: config.json, metrics.jsonl, checkpoints; default runs/EXPERIMENT."""
 
@@ -112,24 +116,37 @@ class Config:
         for name in ("drop_path_rate", "dropout_rate", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"no precision {self.precision}; there are: {', '.join(PRECISIONS)}")
+        for name, hint in get_type_hints(Config).items():
+            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
+                choices = ", ".join(get_args(hint))
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be one of: {choices}")
         if self.batch_size % self.accumulate_steps:
             raise ValueError(
-                f"batch_size is {self.batch_size}, no multiple of accumulate_steps "
-                f"{self.accumulate_steps}; give an accumulate_steps that divides it"
+                f"batch_size is {self.batch_size}, which is not a multiple of accumulate_steps "
+                f"({self.accumulate_steps}); give an accumulate_steps that divides it"
             )
 
 
-def load_experiment(name: str) -> Config:
-    """Config of an experiment: NAME of experiments/NAME.py, or the path of such a file.
+def experiment_files() -> dict[str, Path]:
+    """Name of each experiment -> its file; those in ./experiments before those of the package."""
+    try:
+        shipped = [Path(str(item)) for item in resources.files("jaxparse.experiments").iterdir()]
+    except ModuleNotFoundError:  # a checkout that is not installed
+        shipped = []
+    files = [path for path in shipped if path.suffix == ".py"] + [*Path("experiments").glob("*.py")]
+    return {path.stem: path for path in files if path.stem != "__init__"}
 
-    Raises ValueError, with the experiments there are, if there is none of that name.
+
+def load_experiment(name: str) -> Config:
+    """The Config of an experiment: its name, or the path of a file like experiments/swin_b.py.
+
+    Raises ValueError, listing the experiments, if there is none of that name.
     """
-    path = Path(name) if name.endswith(".py") else EXPERIMENTS / f"{name}.py"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in EXPERIMENTS.glob("*.py")))
-        raise ValueError(f"no experiment {name} ({path} is not a file); there are: {known}")
+    files = experiment_files()
+    path = Path(name) if name.endswith(".py") else files.get(name)
+    if path is None or not path.is_file():
+        known = ", ".join(sorted(files))
+        raise ValueError(f"there is no experiment {name}; give the path of a .py file or: {known}")
     config = runpy.run_path(str(path)).get("config")
     if not isinstance(config, Config):
         raise ValueError(f"{path} must end in `config = Config(...)`")
@@ -139,26 +156,21 @@ def load_experiment(name: str) -> Config:
 Options = TypeVar("Options")
 
 
-@dataclass(frozen=True)
-class NoOptions:
-    """No flags beside --exp and the fields of Config."""
-
-
 def parse_arguments(
     prog: str, description: str, options: Options, args: list[str] | None = None
 ) -> tuple[str, Config, Options]:
     """Name, Config and `options`, a dataclass of further flags, from the command line.
 
-    `--exp NAME`, whose fields are the other flags' defaults. Raises ValueError for an unknown
-    experiment or a value out of range.
+    The experiment that --exp names gives the other flags' defaults. Raises ValueError for an
+    unknown experiment or a value out of range.
     """
-    import tyro  # here, so that the workers that only read Config start faster
+    import tyro  # here: loader workers read Config, and tyro takes a fifth of a second
 
     @dataclass(frozen=True)
     class Arguments:
         exp: str
-        """Experiment: NAME of experiments/NAME.py, or the path of such a file."""
-        command: tyro.conf.OmitArgPrefixes[type(options)]
+        """Experiment: a name (swin_b, quickstart, ...) or the path of a .py file."""
+        further: tyro.conf.OmitArgPrefixes[type(options)]
         config: tyro.conf.OmitArgPrefixes[Config]
 
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -167,19 +179,7 @@ def parse_arguments(
     config = Config() if exp is tyro.MISSING else load_experiment(exp)
     default = Arguments(exp, options, config)
     arguments = tyro.cli(Arguments, prog=prog, description=description, args=args, default=default)
-    return arguments.exp, arguments.config, arguments.command
-
-
-def parse_experiment(
-    prog: str, description: str, args: list[str] | None = None
-) -> tuple[str, Config]:
-    """Name and Config of `parse_arguments`."""
-    return parse_arguments(prog, description, NoOptions(), args)[:2]
-
-
-def parse_config(prog: str, description: str, args: list[str] | None = None) -> Config:
-    """The Config of `parse_experiment`."""
-    return parse_experiment(prog, description, args)[1]
+    return arguments.exp, arguments.config, arguments.further
 
 
 def save_config(config: Config, workdir: str | Path) -> None:
@@ -192,7 +192,9 @@ def read_config(workdir: str | Path) -> Config:
     """The config of the run in `workdir`. Raises ValueError if there is none."""
     path = Path(workdir) / "config.json"
     if not path.is_file():
-        raise ValueError(f"{workdir} is no run: it has no config.json; give a folder train made")
+        raise ValueError(
+            f"{workdir} is not a run folder (no config.json); give one that jaxparse.train made"
+        )
     try:
         return Config(**json.loads(path.read_text()))
     except (TypeError, json.JSONDecodeError) as error:
@@ -204,24 +206,18 @@ def override(config: Config, given: dict[str, Any]) -> Config:
     return dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
 
 
-def differing_fields(ours: Config, theirs: Config) -> dict[str, tuple[Any, Any]]:
-    """Fields that change what is learnt and differ: name -> (ours, theirs)."""
-    pairs = {
-        field.name: (getattr(ours, field.name), getattr(theirs, field.name))
-        for field in dataclasses.fields(Config)
-        if field.name not in FREE_FIELDS
-    }
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
-
 def require_same_run(config: Config) -> None:
-    """Raises ValueError, with the differing fields, if the workdir belongs to another run."""
+    """Raises ValueError, listing the fields that differ, if the workdir belongs to another run."""
     if not (Path(config.workdir) / "config.json").is_file():
         return
-    differences = differing_fields(config, read_config(config.workdir))
-    if differences:
-        listed = ", ".join(f"{k} {there} (now {here})" for k, (here, there) in differences.items())
+    theirs = read_config(config.workdir)
+    names = [field.name for field in dataclasses.fields(Config)]
+    pairs = [
+        (n, getattr(theirs, n), getattr(config, n)) for n in names if n not in RESUMABLE_FIELDS
+    ]
+    differing = [f"{name} {there} (now {here})" for name, there, here in pairs if there != here]
+    if differing:
         raise ValueError(
-            f"{config.workdir} belongs to a run with {listed}; "
-            "give another --workdir, or the flags of that run to go on with it"
+            f"{config.workdir} belongs to a run with {', '.join(differing)}; give another "
+            "--workdir, or the flags of that run to resume it"
         )

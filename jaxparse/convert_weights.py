@@ -20,11 +20,11 @@ from jaxparse.classes import LABEL_ORDERS, NAMES, PALETTE, LabelOrder
 from jaxparse.config import Config, load_experiment
 from jaxparse.models import split_model, swin
 from jaxparse.weights.files import (
+    find_weights,
     flatten,
     load_weights,
     require_match,
     save_weights,
-    weights_of_run,
 )
 from jaxparse.weights.foreign import download, read_checkpoint, write_torch
 from jaxparse.weights.names import (
@@ -32,7 +32,7 @@ from jaxparse.weights.names import (
     DROPPED,
     TIMM_WEIGHTS,
     from_unfold_order,
-    mmseg_source,
+    mmseg_naming,
     recognise,
     rename,
     rename_back,
@@ -40,7 +40,6 @@ from jaxparse.weights.names import (
     timm_name,
     to_unfold_order,
 )
-from jaxparse.weights.verify import verify_backbone
 
 PARTS = ("backbone", "decode_head", "auxiliary_head")
 COMMAND = "python -m jaxparse.convert_weights"
@@ -49,7 +48,7 @@ COMMAND = "python -m jaxparse.convert_weights"
 class Conversion(NamedTuple):
     """What became of a checkpoint."""
 
-    source: str
+    naming: str
     arrays: dict[str, np.ndarray]  # by this package's names
     dropped: list[str]  # the checkpoint's names
     fresh: tuple[str, ...]  # prefixes of this package's names
@@ -59,31 +58,31 @@ def convert(path: str | Path, state_dict: Mapping[str, np.ndarray], config: Conf
     """The arrays of a checkpoint as the network of `config` takes them; `path` is for messages.
 
     Strict: raises ValueError unless every key is used or knowingly dropped, and every parameter
-    and statistic is set, in its shape, or knowingly left to noise.
+    and statistic is set, in its shape, or knowingly left at its random initialisation.
     """
-    source = recognise(path, state_dict)
+    naming = recognise(path, state_dict)
     dropped = [key for key in state_dict if re.search(DROPPED, key)]
     used = state_dict.keys() - set(dropped)
-    arrays = dict(rename(source, key, state_dict[key]) for key in state_dict if key in used)
+    arrays = dict(rename(naming, key, state_dict[key]) for key in state_dict if key in used)
     if len(arrays) < len(used):
         raise ValueError(f"{path} has two names for one parameter")
     require_network(path, arrays, config)
     _, params, batch_stats = split_model(config)
     wanted = flatten(params) | flatten(batch_stats)
-    wanted = {k: v for k, v in wanted.items() if not k.startswith(source.fresh)}
+    wanted = {k: v for k, v in wanted.items() if not k.startswith(naming.fresh)}
     require_match(path, arrays, wanted)
-    if source.unfolded:
+    if naming.unfolded:
         arrays |= {k: from_unfold_order(v) for k, v in arrays.items() if ".downsample." in k}
-    return Conversion(source.name, arrays, dropped, source.fresh)
+    return Conversion(naming.name, arrays, dropped, naming.fresh)
 
 
 def to_mmseg(arrays: Mapping[str, np.ndarray], config: Config) -> dict[str, np.ndarray]:
     """Arrays of the whole network of `config` -> mmsegmentation's state dict, buffers included."""
-    source = mmseg_source(config.backbone)
-    if source.unfolded:
+    naming = mmseg_naming(config.backbone)
+    if naming.unfolded:
         merging = {k: to_unfold_order(v) for k, v in arrays.items() if ".downsample." in k}
         arrays = {**arrays, **merging}
-    state_dict = dict(rename_back(source, name, array) for name, array in arrays.items())
+    state_dict = dict(rename_back(naming, name, array) for name, array in arrays.items())
     for key in list(state_dict):
         if key.endswith("running_var"):
             state_dict[key.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
@@ -93,12 +92,12 @@ def to_mmseg(arrays: Mapping[str, np.ndarray], config: Config) -> dict[str, np.n
 
 
 def conversion_table(conversion: Conversion) -> Table:
-    """One row per part of the network: what was set, dropped and left to noise."""
+    """One row per part of the network: what was set, dropped, and left as initialised."""
 
     def part_of(key: str) -> str:
         return key.split(".")[0] if key.startswith(PARTS) else "backbone"
 
-    caption = "dropped: not needed; fresh: not in the file, starts from noise"
+    caption = "dropped: not needed; fresh: not in the file, randomly initialised"
     table = Table("part", "tensors", "numbers", "dropped", "fresh", caption=caption)
     for part in PARTS:
         sizes = [array.size for name, array in conversion.arrays.items() if part_of(name) == part]
@@ -111,21 +110,21 @@ def conversion_table(conversion: Conversion) -> Table:
     return table
 
 
-def find_checkpoint(exp: str, config: Config, checkpoint: str | None) -> tuple[Path, str]:
+def find_checkpoint(exp: str, config: Config, weights: str | None) -> tuple[Path, str]:
     """The file to convert and its name for people; timm's is downloaded if it is not in the cache.
 
     Raises ValueError if there is none.
     """
-    wanted = checkpoint or TIMM_WEIGHTS.get(config.backbone)
+    wanted = weights or TIMM_WEIGHTS.get(config.backbone)
     if wanted is None:
-        raise ValueError(f"timm has no ImageNet weights of {config.backbone}; give --checkpoint")
+        raise ValueError(f"timm has no ImageNet weights of {config.backbone}; give --weights")
     if Path(wanted).is_file():
         return Path(wanted), wanted
     name = timm_name(wanted)
     if name is None:
         models = ", ".join(full.split(".")[0] for full in TIMM_WEIGHTS.values())
         raise ValueError(
-            f"there is no file {wanted}; --checkpoint takes a file, or of timm's models {models}"
+            f"there is no file {wanted}; --weights takes a file, or one of timm's models {models}"
         )
     return download(name, f"{COMMAND} --exp {exp}"), f"timm/{name}"
 
@@ -145,40 +144,33 @@ def to_official_order(arrays: Mapping[str, np.ndarray], order: str) -> dict[str,
 
 def import_weights(
     exp: str,
-    checkpoint: str | None,
+    weights: str | None,
     output: Path | None = None,
-    verify: bool = False,
     label_order: LabelOrder = "official",
 ) -> None:
     """Converts a file of another package, or timm's model of a name, to this package's file."""
     config = load_experiment(exp)
-    path, label = find_checkpoint(exp, config, checkpoint)
+    path, label = find_checkpoint(exp, config, weights)
     conversion = convert(label, read_checkpoint(path), config)
-    if verify and not conversion.fresh:
-        raise ValueError(f"--verify compares with timm; {label} is a {conversion.source}")
-    comparison = verify_backbone(label, conversion.arrays, config) if verify else None
     output = output or default_output(exp, config, whole=not conversion.fresh)
     if output.resolve() == path.resolve():
-        raise ValueError(f"{output} is the file to convert itself; give another --output")
-    source = f"{conversion.source}, {Path(label).name}"
+        raise ValueError(f"--output {output} is the file to convert; give another one")
+    origin = f"{conversion.naming}, {Path(label).name}"
     arrays = to_official_order(conversion.arrays, label_order)
-    save_weights(output, arrays, config, source, conversion.fresh)
+    save_weights(output, arrays, config, origin, conversion.fresh)
     next_step = "train --init-weights" if conversion.fresh else "evaluate --weights"
-    # Paths not through rich: it would wrap the lines, which people copy.
-    print(f"{label}: {conversion.source}")
+    # Not through rich: it would wrap the lines, which people copy.
+    print(f"{label}: {conversion.naming}")
     Console().print(conversion_table(conversion))
-    if comparison:
-        Console().print(comparison)
     print(f"wrote {output}; next:")
     print(f"  python -m jaxparse.{next_step} {output} --exp {exp} --data-dir DIR")
 
 
-def export_weights(exp: str, checkpoint: str, output: Path | None = None) -> None:
-    """Writes this package's file, or the best one of a run's folder, as mmsegmentation's .pth."""
+def export_weights(exp: str, weights: str, output: Path | None = None) -> None:
+    """Writes a weights file, or the best one of a run's folder, as mmsegmentation's .pth."""
     config = load_experiment(exp)
-    path = weights_of_run(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint)
     _, params, batch_stats = split_model(config)
-    params, batch_stats = load_weights(path, config, params, batch_stats)
+    params, batch_stats = load_weights(find_weights(weights), config, params, batch_stats)
     state_dict = to_mmseg(flatten(params) | flatten(batch_stats), config)
     classes, palette = list(NAMES), [list(map(int, color)) for color in PALETTE]
     meta = {
@@ -194,39 +186,35 @@ def export_weights(exp: str, checkpoint: str, output: Path | None = None) -> Non
 
 def convert_file(
     exp: str,
-    checkpoint: str | None = None,
+    weights: str | None = None,
     output: Path | None = None,
     to: Literal["jaxparse", "mmseg"] = "jaxparse",
-    verify: bool = False,
     label_order: LabelOrder = "official",
 ) -> None:
     """Converts weights of mmsegmentation, timm, Microsoft or OpenMMLab for an experiment, or back.
 
     Args:
-        exp: Experiment whose network it is: NAME of experiments/NAME.py, or a path.
-        checkpoint: The file to convert: .safetensors, or .pth, which needs PyTorch. Or a model name
-            of timm, such as resnet50c or resnet50c.gluon_in1k, which is downloaded; by default
-            timm's ImageNet-1K weights of the backbone. With `--to mmseg` a .safetensors written by
-            jaxparse, or the folder of a run.
-        output: The file to write; by default the experiment's init_weights for an ImageNet file,
+        exp: Experiment whose network it is: a name, or the path of a .py file.
+        weights: The file to convert: .safetensors, or .pth, which needs PyTorch. Or a model name of
+            timm, such as resnet50c or resnet50c.gluon_in1k, which is downloaded; default: timm's
+            ImageNet-1K weights of the backbone. With `--to mmseg` a .safetensors of jaxparse, or
+            the folder of a run.
+        output: The file to write; default: the experiment's init_weights for an ImageNet file,
             weights/NAME.safetensors for a segmentor, weights/NAME_mmseg.pth with `--to mmseg`.
         to: What to write: jaxparse's .safetensors, or mmsegmentation's .pth, which needs PyTorch.
         label_order: How the network of the file numbers the classes.
-        verify: Runs timm's network beside the converted backbone and compares each stage.
     """
     if to == "jaxparse":
-        import_weights(exp, checkpoint, output, verify, label_order)
-    elif checkpoint is None or verify:
-        raise ValueError("--to mmseg takes --checkpoint FILE or RUN, and no --verify")
+        import_weights(exp, weights, output, label_order)
+    elif weights is None:
+        raise ValueError("--to mmseg needs --weights FILE_OR_RUN")
     else:
-        export_weights(exp, checkpoint, output)
+        export_weights(exp, weights, output)
 
 
 def main() -> None:
     """Command line of `convert_file`."""
-    import tyro
-
-    tyro.cli(convert_file, prog=COMMAND)
+    cli.command(convert_file, "convert_weights", {"--checkpoint": "--weights"})
 
 
 if __name__ == "__main__":

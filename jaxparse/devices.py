@@ -1,12 +1,13 @@
-"""Several processes, on one host or many, as one program: how they meet, stop and fail together.
+"""Devices and processes: meshes, the compilation cache, and how the processes of a run join.
 
-A process that dies must not leave the others waiting. On CPUs gloo's connections break at once and
-raise; where a collective hangs instead (NCCL, a host that is gone), jax's heartbeat aborts the
-process. Either way one line says so.
+A run may have several processes, on one host or many. One that dies must not leave the others
+waiting: on CPUs gloo's connections break at once and raise; where a collective hangs instead (NCCL,
+a lost host), jax's heartbeat aborts the process. Either way one line says so.
 """
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -24,7 +26,10 @@ from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxparse.cli import report
+from jaxparse.cli import print_error
+
+Batch = dict[str, Array]
+PyTree: TypeAlias = Any  # nested dicts, tuples and lists of arrays
 
 # What jax reads: a variable that tells it of its cluster, and the number of processes there.
 CLUSTERS = {
@@ -34,7 +39,84 @@ CLUSTERS = {
 # In the errors of collectives, checkpoints and shutdown when another process is gone.
 PEER_GONE = re.compile("gloo|nccl|connection (closed|reset)|coordination|barrier", re.IGNORECASE)
 VOTE_EVERY = 10  # steps; a vote lets the device idle for the milliseconds until the next step
-AGAIN = "start all processes again with the same command: it goes on from the last checkpoint"
+AGAIN = "start all processes again with the same command to resume from the last checkpoint"
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs on disk, so that only the first start of a command compiles.
+
+    In JAX_COMPILATION_CACHE_DIR, or else in ~/.cache/jaxparse.
+    """
+    if not jax.config.jax_compilation_cache_dir:
+        folder = Path.home() / ".cache" / "jaxparse"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of one axis over the devices, by default all of all processes."""
+    devices = jax.devices() if devices is None else devices
+    kind = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((len(devices),), ("data",), kind, devices=devices)
+
+
+def require_shards(count: int, mesh: Mesh) -> None:
+    """Raises ValueError unless `count` pictures at a time divide among the devices."""
+    if count % mesh.size:
+        raise ValueError(
+            f"{count} pictures at a time do not divide among {mesh.size} devices; give a "
+            f"--batch-size that is a multiple of {mesh.size}"
+        )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
+    """This process's share of a batch, put on its devices."""
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    return jax.make_array_from_process_local_data(sharding, batch)
+
+
+def device_line() -> str:
+    """The devices and their memory, for the first line of a run."""
+    device, count = jax.local_devices()[0], jax.device_count()
+    if device.platform == "cpu":
+        memory, name = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "CPU"
+        name += f" ({os.cpu_count()} cores)"
+    else:
+        memory, name = (device.memory_stats() or {}).get("bytes_limit"), device.device_kind
+    times = f"{count} x " if count > 1 else ""
+    return f"device: {times}{name}" + (f", {memory / 1e9:.1f} GB" if memory else "")
+
+
+def unused_gpu() -> str | None:
+    """A line on an NVIDIA GPU that is present and that JAX cannot use, None if there is none."""
+    present = Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi")
+    if not present or jax.default_backend() != "cpu" or os.environ.get("JAX_PLATFORMS") == "cpu":
+        return None
+    return (
+        "this machine has an NVIDIA GPU that JAX cannot use, so the CPU computes; install JAX for "
+        "CUDA: pip install 'jaxparse[cuda13]' (with a driver older than 580: 'jaxparse[cuda12]')"
+    )
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """The list of SIGINT and SIGTERM received in the block; a second one ends the process."""
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, previous[number])
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
@@ -42,7 +124,7 @@ class Processes:
     """How this process meets the others of its run. Under SLURM and Open MPI nothing is needed."""
 
     coordinator: str = ""
-    """HOST:PORT of process 0, if the run has several processes; SLURM and Open MPI tell it."""
+    """HOST:PORT of process 0, if the run has several processes; provided by SLURM and Open MPI."""
     num_processes: int = 0
     """Processes of the run, with --coordinator."""
     process_id: int = -1
@@ -61,7 +143,7 @@ class Processes:
             )
 
 
-ALONE = Processes()
+ONE_PROCESS = Processes()
 
 
 def in_cluster() -> bool:
@@ -132,7 +214,7 @@ def _leave(error: BaseException) -> None:
         here = jax.process_index()
         error = ValueError(f"a process is gone, as {here} sees by {str(error)[:300]!r}; {AGAIN}")
     try:
-        code = report(error)
+        code = print_error(error)
     except BaseException:  # a bug
         traceback.print_exc()
         code = 1
@@ -170,60 +252,3 @@ class StopVote:
         result.block_until_ready()
         votes = np.full(jax.local_device_count(), wanted)
         return bool(self._any(jax.make_array_from_process_local_data(self._sharding, votes)))
-
-
-Batch = dict[str, Array]
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled programs on disk, so that only the first start of a command compiles.
-
-    In JAX_COMPILATION_CACHE_DIR, or else in ~/.cache/jaxparse.
-    """
-    if not jax.config.jax_compilation_cache_dir:
-        folder = Path.home() / ".cache" / "jaxparse"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-
-
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of one axis over the devices, by default all of all processes."""
-    devices = jax.devices() if devices is None else devices
-    kind = (jax.sharding.AxisType.Auto,)
-    return jax.make_mesh((len(devices),), ("data",), kind, devices=devices)
-
-
-def require_shards(count: int, mesh: Mesh) -> None:
-    """Raises ValueError unless `count` pictures at a time divide among the devices."""
-    if count % mesh.size:
-        raise ValueError(
-            f"{count} pictures at a time are no multiple of {mesh.size} devices; give another "
-            "--batch-size"
-        )
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
-    """This process's share of a batch, put on its devices."""
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
-    return jax.make_array_from_process_local_data(sharding, batch)
-
-
-@contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """The list of SIGINT and SIGTERM received in the block; a second one ends the process."""
-    received: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        signal.signal(number, previous[number])
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -1,14 +1,16 @@
 """Scores of a network on labelled pictures, or of masks that any tool has written.
 
-    python -m jaxparse.evaluate --workdir RUN
-    python -m jaxparse.evaluate --weights FILE --data-dir DIR --flip --scales 0.75 1 1.25
+    python -m jaxparse.evaluate --weights FILE_OR_RUN --data-dir DIR --flip --scales 0.75 1 1.25
     python -m jaxparse.evaluate --predictions DIR --labels DIR
 
-All at the masks' own sizes. The tables and the names of the figures are mmsegmentation's.
+All at the masks' own sizes. The tables and the names of the figures are mmsegmentation's. Training
+evaluates by a faster path of its own (training/validation.py), without test-time augmentation and
+boundary IoU; the figures that both give are equal.
 """
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,21 +23,21 @@ from jaxparse import cli
 from jaxparse.classes import LABEL_ORDERS, NUM_CLASSES, LabelOrder
 from jaxparse.config import Config, override
 from jaxparse.data.sources import make_source
-from jaxparse.devices import ALONE, Processes, gather_rows, joined, use_compilation_cache
+from jaxparse.devices import ONE_PROCESS, Processes, gather_rows, joined, use_compilation_cache
 from jaxparse.files import atomic_path
 from jaxparse.parsing.labelled import evaluate_pictures
-from jaxparse.parsing.parser import PLAIN, Parser, TestTime
+from jaxparse.parsing.parser import NO_TEST_TIME, Parser, TestTime
 from jaxparse.scoring.counts import Counts, total
 from jaxparse.scoring.folders import score_folders
 from jaxparse.scoring.scores import (
+    Scores,
     bootstrap_interval,
     joined_scores,
     likelier_order,
     picture_f1,
-    scores,
 )
 from jaxparse.scoring.tables import results, scores_table
-from jaxparse.weights.files import BEST_WEIGHTS, load_network
+from jaxparse.weights.files import find_weights, load_network
 
 
 def gather(counts: Sequence[Counts], pictures: int) -> list[Counts]:
@@ -49,11 +51,11 @@ def gather(counts: Sequence[Counts], pictures: int) -> list[Counts]:
 
 
 def publish(counts: Sequence[Counts], about: dict[str, Any], output: Path) -> None:
-    """Prints the tables, with a warning if masks look numbered otherwise, and writes JSON."""
+    """Prints the tables, warns if masks seem to have another label order, and writes JSON."""
     confusion, boundary = total(counts)
     confusions = np.stack([one.confusion for one in counts])
     figures = (
-        scores(confusion, boundary),
+        Scores.of(confusion, boundary),
         joined_scores(confusion),
         bootstrap_interval(confusions),
         float(np.nanmean(picture_f1(confusions))),
@@ -65,8 +67,8 @@ def publish(counts: Sequence[Counts], about: dict[str, Any], output: Path) -> No
     for what, matrix in orders.items():
         if order := likelier_order(matrix, LABEL_ORDERS):
             console.print(
-                f"warning: the {what}s look as if they number the classes in the order {order}; if "
-                f"so, give --{what}-order {order}",
+                f"warning: the {what}s seem to number the classes in the order {order}; if so, "
+                f"give --{what}-order {order}",
                 soft_wrap=True,
             )
             break
@@ -79,71 +81,67 @@ def publish(counts: Sequence[Counts], about: dict[str, Any], output: Path) -> No
 def evaluate_masks(
     predictions: Path, labels: Path, prediction_order: LabelOrder, label_order: LabelOrder
 ) -> list[Counts]:
-    """What every mask counts against its label, with a progress bar. Raises as score_folders."""
-    with cli.progress_bar(Console(stderr=True)) as progress:
-        task = progress.add_task("scoring")
-
-        def advance(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
-        orders = prediction_order, label_order
-        return list(score_folders(predictions, labels, advance, *orders).values())
+    """Counts of every mask against its label, with a progress bar. Raises as score_folders."""
+    orders = prediction_order, label_order
+    track = partial(cli.track, doing="scoring")
+    return list(score_folders(predictions, labels, *orders, track).values())
 
 
 def evaluate_network(parser: Parser, config: Config, split: str) -> list[Counts]:
-    """What every picture of the split counts, with a progress bar; the same in every process."""
+    """Counts of every picture of the split, with a progress bar; the same in every process."""
     source = make_source(config, split)
     mine = range(jax.process_index(), len(source), jax.process_count())
     evaluated = evaluate_pictures(parser, source, config.num_workers, mine)
-    with cli.progress_bar(Console(stderr=True, quiet=jax.process_index() > 0)) as progress:
-        evaluated = progress.track(evaluated, total=len(mine), description="evaluating")
-        return gather([counts for _, counts in evaluated], len(source))
+    evaluated = cli.track(evaluated, len(mine), "evaluating", quiet=jax.process_index() > 0)
+    return gather([counts for _, counts in evaluated], len(source))
 
 
 def evaluate(
-    workdir: str | None = None,
-    exp: str | None = None,
     weights: str | None = None,
+    exp: str | None = None,
     data_dir: str | None = None,
     split: Literal["val", "train"] = "val",
     predictions: Path | None = None,
     labels: Path | None = None,
     label_order: LabelOrder | None = None,
     prediction_order: LabelOrder | None = None,
-    test_time: tyro.conf.OmitArgPrefixes[TestTime] = PLAIN,
+    test_time: tyro.conf.OmitArgPrefixes[TestTime] = NO_TEST_TIME,
     batch_size: int | None = None,
     num_workers: int | None = None,
     output: Path | None = None,
-    processes: tyro.conf.OmitArgPrefixes[Processes] = ALONE,
+    processes: tyro.conf.OmitArgPrefixes[Processes] = ONE_PROCESS,
 ) -> None:
     """Prints IoU, accuracy, F1 and boundary IoU per class and their means; writes them as JSON.
 
     Args:
-        workdir: Folder of a run; its best weights are taken.
-        exp: Experiment to take the settings from, with --weights; by default the file has them.
-        weights: Weights of a network (.safetensors), in place of a run.
-        data_dir: Folder with val/, or `synthetic`; default: that of the run or experiment.
+        weights: A weights file (.safetensors), or the folder of a run (its best weights).
+        exp: Experiment whose settings replace those stored with the weights.
+        data_dir: Folder with val/, or `synthetic`; default: as in the run or experiment.
         split: Pictures to evaluate on.
         predictions: Folder of masks to score, in place of a network.
         labels: Folder of the true masks, of the same names, with --predictions.
         label_order: How the true masks number the classes; default: as in the run or experiment.
         prediction_order: How the masks of --predictions number them; default: official.
-        batch_size: Pictures, or windows, at once; default: that of the run or experiment.
-        num_workers: Threads that decode pictures; default: that of the run or experiment.
-        output: File to write; default RUN/results.json, without a run ./results.json.
+        batch_size: Pictures, or windows, per call of the network; default: as in the run or
+            experiment.
+        num_workers: Threads that decode pictures; default: as in the run or experiment.
+        output: File to write; default: results.json in the run's folder, without a run here.
     """
-    output = output or Path(workdir or ".") / "results.json"
+    is_run = weights is not None and Path(weights).is_dir()
+    output = output or Path(weights if is_run else ".") / "results.json"
     if predictions or labels:
-        if not (predictions and labels) or workdir or weights or data_dir:
-            raise ValueError(
-                "--predictions DIR and --labels DIR go together, and without a network"
-            )
+        if not (predictions and labels) or weights or data_dir:
+            raise ValueError("give --predictions DIR and --labels DIR together, without --weights")
         orders = prediction_order or "official", label_order or "official"
         counts = evaluate_masks(predictions, labels, *orders)
         publish(counts, {"predictions": str(predictions), "labels": str(labels)}, output)
         return
+    if not weights:
+        raise ValueError("give --weights FILE_OR_RUN, or --predictions DIR and --labels DIR")
     if prediction_order:
-        raise ValueError("--prediction-order tells of --predictions; a network's are official")
+        raise ValueError(
+            "--prediction-order needs --predictions; networks predict the official order"
+        )
     given = {
         "data_dir": data_dir,
         "label_order": label_order,
@@ -151,11 +149,11 @@ def evaluate(
         "num_workers": num_workers,
     }
     with joined(processes):
-        config, *arrays = load_network(workdir, exp, weights)
+        config, *arrays = load_network(weights, exp)
         config = override(config, given)
         about = {
-            "experiment": exp or workdir,
-            "weights": weights or str(Path(workdir) / BEST_WEIGHTS),
+            "experiment": exp,
+            "weights": str(find_weights(weights)),
             "data_dir": config.data_dir,
             "split": split,
             "test_time": vars(test_time),
@@ -168,7 +166,7 @@ def evaluate(
 def main() -> None:
     """Command line of `evaluate`."""
     use_compilation_cache()
-    tyro.cli(evaluate, prog="python -m jaxparse.evaluate")
+    cli.command(evaluate, "evaluate", {"--workdir": "--weights"})
 
 
 if __name__ == "__main__":

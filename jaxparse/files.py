@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written to a temporary name, then renamed."""
+"""Atomic writes, run locks, failed writes, reading ahead in threads."""
 
 import fcntl
 import logging
@@ -20,7 +20,8 @@ R = TypeVar("R")
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`, renamed to `path` if the block ends without an error.
 
-    The temporary name keeps the suffix, since libraries choose the format by it. Folders are made.
+    The temporary name keeps the suffix, since libraries choose the format by it. Missing folders
+    are created.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,21 +33,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def read_ahead(read: Callable[[T], R], items: Iterable[T], num_threads: int) -> Iterator[R]:
-    """`map(read, items)` in threads, in order, at most 2 * num_threads results ahead."""
-    with ThreadPoolExecutor(num_threads) as pool:
-        pending = deque()
-        for item in items:
-            pending.append(pool.submit(read, item))
-            if len(pending) > 2 * num_threads:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-
-
 @contextmanager
 def sole_run(workdir: str | Path) -> Iterator[None]:
-    """Holds the folder for one run; makes it, and removes what a killed run left half-written.
+    """Locks the folder for one run; creates it, and removes half-written files of a killed run.
 
     The lock ends with the process, however that ends. Raises ValueError naming the holder.
     """
@@ -59,14 +48,14 @@ def sole_run(workdir: str | Path) -> Iterator[None]:
             file.seek(0)
             raise ValueError(
                 f"{workdir} is in use by a run, {file.read().strip() or 'just starting'}: wait for "
-                "its end or stop it, or give another folder"
+                "it to end or stop it, or give another folder"
             ) from error
-        except OSError as error:  # some network file systems have no locks; runs went without
+        except OSError as error:  # some network file systems have no locks
             logging.getLogger(__name__).warning("%s cannot be locked: %s", workdir, error)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        # files.atomic_path's names for what a run itself writes; other commands may be at work.
+        # atomic_path's names of the files that a run writes; other commands may be at work here.
         for path in folder.iterdir():
             if re.fullmatch(r"\.(config|metrics|best|examples)\.\d+\.\w+", path.name):
                 path.unlink()
@@ -75,26 +64,61 @@ def sole_run(workdir: str | Path) -> Iterator[None]:
 
 @contextmanager
 def writing(what: str, folder: str | Path, kept: str) -> Iterator[None]:
-    """Turns the errors of a failed write into one OSError that names the folder and the remedy.
+    """Turns the errors of a failed write into one OSError that names the folder and the fix.
 
-    `kept` says what is on disk nonetheless. tensorstore reports a full disk as ValueError,
-    TensorFlow as an error of its own.
+    `kept` says what is still on disk. tensorstore reports a full disk as ValueError, TensorFlow as
+    an error of its own.
     """
     try:
         yield
     except Exception as error:
         raise OSError(
-            f"cannot write {what} to {folder} ({reason(error)}); {kept}: free space there or mend "
-            "the cause, then the same command goes on"
+            f"cannot write {what} to {folder} ({reason(error)}); {kept}: free space there or fix "
+            "the cause, then run the same command again to resume"
         ) from error
 
 
-def reason(error: Exception) -> str:
-    """A short line on an error whose own text may be pages long."""
-    text = " ".join(str(error).split()) or type(error).__name__
+def reason(error: BaseException) -> str:
+    """The first sentence of an exception's text, in at most 120 characters."""
     # tensorstore: ...: No space left on device [os_error_code='28' ...
-    if system := re.search(r"([^:\[\]]+) \[os_error_code", text):
+    if system := re.search(r"([^:\[\]]+) \[os_error_code", str(error)):
         return system[1].strip()
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    text = " ".join(re.split(r"\.\s|\n", str(error).strip())[0].split())
+    text = text or type(error).__name__
     return text if len(text) <= 120 else f"{text[:120]}…"
+
+
+def read_ahead(
+    work: Callable[[T], R], items: Iterable[T], num_threads: int
+) -> Iterator[tuple[T, R | ValueError]]:
+    """(item, work(item)) in order, computed in threads, at most 2 * num_threads results ahead.
+
+    A ValueError of `work` comes as the result, for the caller to report; any other error is raised.
+    """
+
+    def attempt(item: T) -> tuple[T, R | ValueError]:
+        try:
+            return item, work(item)
+        except ValueError as error:
+            return item, error
+
+    pool, pending = ThreadPoolExecutor(num_threads), deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(attempt, item))
+            if len(pending) > 2 * num_threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the queue
+
+
+def results(pairs: Iterable[tuple[T, R | ValueError]]) -> Iterator[R]:
+    """The results of `read_ahead`, where an error ends the work: raises the first ValueError."""
+    for _, result in pairs:
+        if isinstance(result, ValueError):
+            raise result
+        yield result

@@ -1,9 +1,9 @@
-"""What a run will need, before it runs: `python -m jaxparse.train --exp NAME --plan --device GPU`.
+"""What a run will need, before it runs: `python -m jaxparse.plan --exp NAME --device GPU`.
 
 The real training step is compiled ahead of time for a device that need not be there: XLA's CUDA
-compiler wants its description, not the GPU, so `jax[cuda12]` on any machine will do. Nothing runs
-and no array is made. Without autotuning, which would need the GPU: the convolutions' workspaces are
-those of XLA's default choice.
+compiler needs a description of the GPU, not the GPU, so `jax[cuda12]` on any machine will do.
+Nothing runs and no array is made. Autotuning would need the GPU, so the convolutions' workspaces
+are those of XLA's default choice.
 """
 
 import importlib.util
@@ -24,7 +24,8 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from jaxparse.config import Config
+from jaxparse import cli
+from jaxparse.config import Config, parse_arguments
 from jaxparse.devices import replicated
 from jaxparse.models.parameters import parameters_table
 from jaxparse.training.gpus import GPU, GPUS
@@ -39,10 +40,8 @@ PLUGINS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """Flags of `python -m jaxparse.train` beside the fields of Config."""
+    """Flags of this command beside the fields of Config."""
 
-    plan: bool = False
-    """Compile the step, print the memory and time it needs, and stop; exits with 0 if it fits."""
     device: str = "cpu"
     """Device to plan for: cpu (this machine's), rtx2080ti, t4, v100, rtx3090, rtx4090, l4, a100,
     a100-80 or h100."""
@@ -83,7 +82,7 @@ def has_cuda_compiler() -> bool:
         return False
 
 
-def make_mesh(gpu: GPU | None) -> Mesh:
+def mesh_for(gpu: GPU | None) -> Mesh:
     """A mesh of one device: the GPU, if it is given and a compiler for it is there, or the CPU."""
     if gpu is None or not has_cuda_compiler():
         devices = jax.devices("cpu")
@@ -267,10 +266,10 @@ def plan_run(config: Config, exp: str, device: str, console: Console) -> int:
     Raises ValueError for an unknown device.
     """
     if device not in (*GPUS, "cpu"):
-        raise ValueError(f"no device {device}; there are: cpu, {', '.join(GPUS)}")
+        raise ValueError(f"there is no device {device}; give one of: cpu, {', '.join(GPUS)}")
     gpu = GPUS.get(device)
     say = partial(console.print, soft_wrap=True, highlight=False)
-    mesh = make_mesh(gpu)
+    mesh = mesh_for(gpu)
     if gpu and not has_cuda_compiler():
         say("rough: compiled for this CPU; pip install 'jax[cuda12]' compiles for the GPU itself")
     console.print(parameters_table(abstract_arguments(config, mesh)[0].params))
@@ -289,3 +288,15 @@ def plan_run(config: Config, exp: str, device: str, console: Console) -> int:
             return 1
     say(f"nothing tried makes it fit {device}; a smaller --image-size would")
     return 1
+
+
+def main() -> int:
+    """Command line: `--exp NAME --device GPU`, and every field of its Config."""
+    about = (cli.prog("plan"), "Compiles the training step and says what it needs; 0 if it fits.")
+    exp, config, options = parse_arguments(*about, PlanOptions())
+    compile_only()
+    return plan_run(config, exp, options.device, Console())
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,4 +1,4 @@
-"""Curves of runs, from their metrics.jsonl alone: finished, stopped or going on.
+"""Curves of runs, only from their metrics.jsonl: finished, stopped or running.
 
     python -m jaxparse.plot runs/swin_t runs/swin_b --output curves.png
 
@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from matplotlib.figure import Figure  # not pyplot, which keeps figures and chooses a backend
+from matplotlib.figure import Figure
+from tyro.conf import Positional
 
 from jaxparse import cli
 from jaxparse.files import atomic_path
@@ -45,7 +46,7 @@ def save(figure: Figure, output: Path) -> None:
 
 
 def plot(
-    runs: list[Path],
+    runs: Positional[list[Path]],
     output: Path = Path("curves.png"),
     smooth: float | None = None,
     live: float | None = None,
@@ -53,17 +54,17 @@ def plot(
     """Draws loss, learning rate, mIoU, mAcc, aAcc and IoU per class of runs as one figure.
 
     Args:
-        runs: Folders of runs, finished or going on.
+        runs: Folders of runs, finished or running.
         output: File to write: .png, .pdf or .svg.
         smooth: Steps over which the loss is averaged, 0 for none; default: 1/50 of the longest run.
-        live: Seconds between looks at the runs, to draw them anew until Ctrl-C; default: draw once.
+        live: Seconds between looks at the runs, to redraw them until Ctrl-C; default: draw once.
     """
     if output.suffix.lower() not in FORMATS:
         raise ValueError(f"--output {output} does not end in one of {', '.join(FORMATS)}; add it")
     if not (smooth is None or smooth >= 0) or not (live is None or live > 0):
         raise ValueError(f"--smooth {smooth}, --live {live}: give steps ≥ 0 and seconds > 0")
     if live is not None:
-        print(f"drawing {output} whenever there is news; Ctrl-C ends it", flush=True)
+        print(f"redrawing {output} whenever a run has new rows; Ctrl-C ends it", flush=True)
         with suppress(KeyboardInterrupt):
             for drawn in read_changes(runs, live):
                 save(draw(drawn, smooth), output)
@@ -72,7 +73,7 @@ def plot(
     for folder, run in zip(runs, drawn, strict=True):
         if not run.rows:
             raise ValueError(
-                f"{folder / METRICS} holds no row yet; the first comes after log_every steps: try "
+                f"{folder / METRICS} is empty; the first row comes after log_every steps: try "
                 "again then, or add --live 30"
             )
     save(draw(drawn, smooth), output)
@@ -81,10 +82,7 @@ def plot(
 
 def main() -> None:
     """Command line of `plot`."""
-    import tyro
-
-    config = (tyro.conf.PositionalRequiredArgs,)
-    tyro.cli(plot, prog="python -m jaxparse.plot", config=config)
+    cli.command(plot, "plot")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,9 @@
     python -m jaxparse.prepare CELEBAMASK_HQ_DIR --output DIR
 
 Masks are the release's parts painted over each other, and keep its 512x512 pixels. Pictures are
-halved to 512x512 while decoding: libjpeg's 4x4 inverse DCT leaves the upper frequencies out, which
-is antialiasing, and comes closest (54 dB) to the mean of 2x2 pixels. Bicubic and Lanczos differ
-from it no more than from each other (51 to 53 dB) and would take 9 ms more, of 20 ms per picture
-in all. They are saved at quality 95, 4:4:4: what is 4:2:0 at 1024x1024 has its colour at 512x512.
-
-Threads do it: Pillow decodes and encodes outside of the interpreter's lock, so that two of them are
-1.9 times as fast as one; processes are 15 % slower.
+halved to 512x512 while decoding: libjpeg's 4x4 inverse DCT leaves out the upper frequencies, which
+is antialiasing. They are saved at quality 95, 4:4:4: what is 4:2:0 at 1024x1024 has its colour at
+512x512. Threads do it: Pillow decodes and encodes outside of the interpreter's lock.
 """
 
 import hashlib
@@ -26,7 +22,6 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 from tyro.conf import Positional
 
 from jaxparse import cli
@@ -108,11 +103,11 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except READ_ERRORS as error:
-        raise ValueError(f"cannot use {path} ({reason(error)}); unpack it anew") from error
+        raise ValueError(f"cannot use {path} ({reason(error)}); unpack it again") from error
 
 
-def is_whole(path: Path) -> bool:
-    """Whether the file is there to its end; what a power cut leaves may be empty or zeros."""
+def is_complete(path: Path) -> bool:
+    """Whether the file has its end marker; after a power cut it may be empty or end in zeros."""
     try:
         with path.open("rb") as file:
             file.seek(-8, os.SEEK_END)
@@ -121,31 +116,23 @@ def is_whole(path: Path) -> bool:
         return False
 
 
-def make_face(face: Face, order: tuple[str, ...]) -> str | None:
-    """Writes what is not whole of the face's two files; returns what is wrong with its sources."""
-    try:
-        label = None if is_whole(face.mask) else paint_mask(face.parts, order)
-        image = None if is_whole(face.image) else read_picture(face.picture)
-    except ValueError as error:
-        return str(error)
+def make_face(face: Face, order: tuple[str, ...]) -> None:
+    """Writes the face's two files, unless they are complete. Raises ValueError for bad sources."""
+    label = None if is_complete(face.mask) else paint_mask(face.parts, order)
+    image = None if is_complete(face.image) else read_picture(face.picture)
     with writing(face.image.stem, face.image.parent.parent, "files already written are kept"):
         if image is not None:
             with atomic_path(face.image) as temporary:
                 image.save(temporary, quality=JPEG_QUALITY, subsampling="4:4:4")
         if label is not None:
             write_mask(face.mask, label)
-    return None
 
 
 def make_faces(faces: list[Face], order: tuple[str, ...], num_workers: int) -> list[str]:
-    """Makes all of them under a progress bar; returns a line on each with bad sources."""
-    faults = []
-    with cli.progress_bar(Console(stderr=True)) as progress:
-        results = read_ahead(partial(make_face, order=order), faces, num_workers)
-        for fault in progress.track(results, len(faces), description="pictures"):
-            if fault:
-                faults.append(fault)
-    return faults
+    """Makes all of them with a progress bar; returns a line on each with bad sources."""
+    made = read_ahead(partial(make_face, order=order), faces, num_workers)
+    made = cli.track(made, len(faces), "pictures")
+    return [str(fault) for _, fault in made if fault]
 
 
 def find_faces(
@@ -160,10 +147,10 @@ def find_faces(
         for number in numbers:
             picture = release / PICTURES / f"{number}.jpg"
             if picture.name not in pictures:
-                faults.append(f"there is no {picture}; unpack it anew")
+                faults.append(f"there is no {picture}; unpack it again")
             if number not in parts:
                 wanted = release / PART_MASKS / str(number // PER_FOLDER) / f"{number:05d}_*.png"
-                faults.append(f"picture {picture} has no {wanted}; unpack them anew")
+                faults.append(f"picture {picture} has no {wanted}; unpack them again")
             image, mask = images / f"{number}.jpg", masks / f"{number}.png"
             faces.append(Face(picture, parts.get(number, {}), image, mask))
     return faces, faults
@@ -176,7 +163,7 @@ def keep_record(output: Path, settings: dict[str, Any]) -> None:
     if not path.exists():
         if found := [name for name in settings["pictures"] if (output / name).exists()]:
             raise ValueError(
-                f"{output} holds {found[0]} and no {RECORD}, so another command made it; give "
+                f"{output} holds {found[0]} and no {RECORD}, so it is not from this command; give "
                 "another --output"
             )
         with atomic_path(path) as temporary:
@@ -220,12 +207,12 @@ def require_complete(output: Path, split: dict[str, list[int]]) -> None:
                 height, width = pair.size
                 raise ValueError(
                     f"{pair.image} is {width}x{height}, expected {MASK_SIZE}x{MASK_SIZE}; remove "
-                    "it and its mask, and give the same command again"
+                    "it and its mask, and run the same command again"
                 )
         if extra := {pair.image.stem for pair in pairs} ^ set(map(str, numbers)):
             raise ValueError(
                 f"{output / name} and the split differ in picture {min(extra)}; remove it if it is "
-                "there, and give the same command again"
+                "there, and run the same command again"
             )
 
 
@@ -238,8 +225,8 @@ def prepare(
 ) -> None:
     """Makes a folder to train and evaluate on from the official CelebAMask-HQ release.
 
-    What is whole in the output is not made again: after Ctrl-C, a kill or a full disk the same
-    command goes on.
+    Complete files in the output are kept: after Ctrl-C, a kill or a full disk the same command
+    resumes.
 
     Args:
         release: Folder with CelebA-HQ-img, CelebAMask-HQ-mask-anno and the mapping to CelebA.
@@ -265,21 +252,21 @@ def prepare(
             keep_record(output, make_record(split, paint, numbers))
             for path in output.glob("*/*/.*.*.*"):  # a killed run's temporary files
                 path.unlink()
-            to_make = [face for face in faces if not (is_whole(face.image) and is_whole(face.mask))]
+            to_make = [
+                face for face in faces if not (is_complete(face.image) and is_complete(face.mask))
+            ]
             require_space(output, len(to_make))
             faults = make_faces(to_make, PAINT_ORDERS[paint], num_workers)
     if faults:
         print(*faults[:FAULTS_SHOWN], sep="\n", file=sys.stderr)
-        raise ValueError(f"{len(faults)} bad files; mend them and give the same command again")
+        raise ValueError(f"{len(faults)} bad files; fix them and run the same command again")
     require_complete(output, numbers)
     print(f"{output} is complete: {counts}, with masks, {MASK_SIZE}x{MASK_SIZE}")
 
 
 def main() -> None:
     """Command line: `CELEBAMASK_HQ_DIR --output DIR`."""
-    import tyro
-
-    tyro.cli(prepare, prog="python -m jaxparse.prepare")
+    cli.command(prepare, "prepare")
 
 
 if __name__ == "__main__":

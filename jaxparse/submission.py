@@ -3,10 +3,7 @@
     python -m jaxparse.submission check FILE.zip --images DIR [--format server|codabench]
     python -m jaxparse.submission pack MASKS_DIR --images DIR --output FILE.zip [--format ...]
 
-`server` is the format of the CelebAMask-HQ challenge: one folder of any name with a PNG per test
-image. `codabench` is that of the newer challenges on CodaBench (NTU, 1000 training pictures): the
-same PNGs in `masks/`, and in the test phase `solution/` with the code beside it. Both want 512x512
-pixels of 8 bit, the classes 0..18 themselves, and the name of the image but for the suffix.
+The formats are described in scoring/submissions.py.
 """
 
 import sys
@@ -14,9 +11,9 @@ from pathlib import Path
 
 from jaxparse import cli
 from jaxparse.scoring.submissions import (
-    _mask_names,
     fault_lines,
     inspect_submission,
+    mask_names,
     write_submission,
 )
 from jaxparse.scoring.zip_names import Format
@@ -28,7 +25,7 @@ def _warn(warnings: list[str]) -> None:
 
 
 def check(file: Path, /, *, images: Path, format: Format = "server") -> int:
-    """Says what the challenge's server would refuse in a zip of masks.
+    """Lists what the challenge's server would refuse in a zip of masks.
 
     Args:
         file: The zip.
@@ -37,10 +34,12 @@ def check(file: Path, /, *, images: Path, format: Format = "server") -> int:
 
     Returns 1 if there is a fault, else 0.
     """
-    report = inspect_submission(file, images, format)
-    _warn(report.warnings)
-    print("\n".join(fault_lines(report.faults)) or f"{file}: {report.count} masks, no faults")
-    return 1 if report.faults else 0
+    inspection = inspect_submission(file, images, format)
+    _warn(inspection.warnings)
+    print(
+        "\n".join(fault_lines(inspection.faults)) or f"{file}: {inspection.count} masks, no faults"
+    )
+    return 1 if inspection.faults else 0
 
 
 def pack(masks: Path, /, *, images: Path, output: Path, format: Format = "server") -> int:
@@ -52,14 +51,14 @@ def pack(masks: Path, /, *, images: Path, output: Path, format: Format = "server
         output: The zip to write.
         format: server, one folder of masks; codabench, masks/.
 
-    Returns 1 if there is a fault, and then writes nothing, else 0.
+    Returns 0, or 1 if there is a fault; then nothing is written.
     """
     try:
         _warn(write_submission(masks, images, output, format))
     except ValueError as error:
         print("error:", error, file=sys.stderr)  # on its own lines
         return 1
-    print(f"{output}: {len(_mask_names(images))} masks, no faults")
+    print(f"{output}: {len(mask_names(images))} masks, no faults")
     return 0
 
 
@@ -68,7 +67,7 @@ def main() -> int:
     import tyro
 
     commands = {"check": check, "pack": pack}
-    return tyro.extras.subcommand_cli_from_dict(commands, prog="python -m jaxparse.submission")
+    return tyro.extras.subcommand_cli_from_dict(commands, prog=cli.prog("submission"))
 
 
 if __name__ == "__main__":

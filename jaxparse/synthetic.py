@@ -6,7 +6,7 @@ python -m jaxparse.synthetic --output DIR --count 4000
 import itertools
 from pathlib import Path
 
-from jaxparse.cli import run
+from jaxparse import cli
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.data.images import write_image, write_mask
 
@@ -27,8 +27,6 @@ def write_faces(
 
     Raises ValueError on numbers out of range, OSError if a file cannot be written.
     """
-    from rich.progress import track
-
     if not 1 <= count <= VAL_START or val_count < 0 or size < 1 or seed < 0:
         raise ValueError(
             f"cannot draw {count} + {val_count} faces of size {size}, seed {seed}; "
@@ -36,7 +34,7 @@ def write_faces(
         )
     train = (("train", index) for index in range(count))
     val = (("val", index) for index in range(VAL_START, VAL_START + val_count))
-    for split, index in track(itertools.chain(train, val), "drawing", total=count + val_count):
+    for split, index in cli.track(itertools.chain(train, val), count + val_count, "drawing"):
         image, label = draw_face(seed, index, size)
         write_image(output / split / f"{split}_image" / f"{index:07d}.jpg", image)
         write_mask(output / split / f"{split}_mask" / f"{index:07d}.png", label)
@@ -44,10 +42,8 @@ def write_faces(
 
 def main() -> None:
     """Command line: `--output DIR --count N`."""
-    import tyro
-
-    tyro.cli(write_faces, prog="python -m jaxparse.synthetic")
+    cli.command(write_faces, "synthetic")
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

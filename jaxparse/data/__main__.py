@@ -2,18 +2,16 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TaskID
 from rich.table import Table
 
+from jaxparse import cli
 from jaxparse.classes import IGNORE_LABEL, NAMES
-from jaxparse.cli import run
 from jaxparse.data.folders import match_names
 from jaxparse.data.images import read_pair
 from jaxparse.files import read_ahead
@@ -53,33 +51,25 @@ class SplitReport:
         self.pictures += pair.pixels > 0
 
 
-def check_split(data_dir: Path, split: str, advance: Callable[[int, int], None]) -> SplitReport:
-    """Reads every pair of `split` in threads. Faults are collected: none raises.
-
-    `advance(done, total)` is called after each pair, for a progress bar.
-    """
+def check_split(data_dir: Path, split: str) -> SplitReport:
+    """Reads every pair of `split` in threads, with a progress bar; collects the faults."""
     report = SplitReport()
     try:
         matches, report.faults = match_names(data_dir, split)
     except ValueError as error:
         report.faults = [str(error)]
         return report
-    results = read_ahead(_check_pair, matches, os.cpu_count() or 1)
-    for done, result in enumerate(results, start=1):
-        if isinstance(result, ValueError):
-            report.faults.append(str(result))
+    checked = read_ahead(_check_pair, matches, os.cpu_count() or 1)
+    for _, pair in cli.track(checked, len(matches), split):
+        if isinstance(pair, ValueError):
+            report.faults.append(str(pair))
         else:
-            report.add(result)
-        advance(done, len(matches))
+            report.add(pair)
     return report
 
 
-def _check_pair(match: tuple[Path, Path]) -> PairReport | ValueError:
-    """What the pair holds, or what is wrong with it."""
-    try:
-        image, label = read_pair(*match)
-    except ValueError as error:
-        return error
+def _check_pair(match: tuple[Path, Path]) -> PairReport:
+    image, label = read_pair(*match)
     image_mode, mask_mode = map(_file_mode, match)
     pixels = np.bincount(label.ravel(), minlength=256)
     return PairReport(f"{image.width}x{image.height}", image_mode, mask_mode, pixels)
@@ -91,25 +81,17 @@ def _file_mode(path: Path) -> str:
 
 
 def print_check(check: Path) -> int:
-    """Reads every file of train and val, prints what there is and every bad file.
+    """Reads every file of train and val, prints a summary and every bad file.
 
     Args:
-        check: Folder with train/ and val/ to go through.
+        check: Folder with train/ and val/.
 
     Returns 0 if all files are good, else 1.
     """
-    reports = {}
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
-        for split in SPLITS:
-            task = progress.add_task(split, total=None)
-
-            def advance(done: int, total: int, task: TaskID = task) -> None:
-                progress.update(task, completed=done, total=total)
-
-            reports[split] = check_split(check, split, advance)
+    reports = {split: check_split(check, split) for split in SPLITS}
     console = Console()
     console.print(files_table(reports), class_table(reports))
-    # Not through rich: it would wrap the lines, which people grep and copy.
+    # Not through rich: it would wrap the lines, which people search and copy.
     faults = [fault for report in reports.values() for fault in report.faults]
     print("\n".join([*faults, f"{len(faults)} bad" if faults else "all files are good"]))
     return 1 if faults else 0
@@ -147,10 +129,8 @@ def class_table(reports: dict[str, SplitReport]) -> Table:
 
 def main() -> int:
     """Command line: `--check DIR`."""
-    import tyro
-
-    return tyro.cli(print_check, prog="python -m jaxparse.data")
+    return cli.command(print_check, "data")
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

@@ -18,20 +18,40 @@ MASK_SIZE = 512  # of 00000_skin.png, …
 PER_FOLDER = 2000  # pictures whose part masks share a folder
 
 # By class: the part at position i is class i + 1.
+# fmt: off
 PARTS = (
-    *("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear", "mouth"),
-    *("u_lip", "l_lip", "hair", "hat", "ear_r", "neck_l", "neck", "cloth"),
+    "skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear", "mouth",
+    "u_lip", "l_lip", "hair", "hat", "ear_r", "neck_l", "neck", "cloth",
 )
+# fmt: on
 
 # Which part lies over which: each is painted over those before it.
 PAINT_ORDERS = {
     # By class, as the release's g_mask.py: neck and cloth hide necklaces, eyes hide glasses.
     "official": PARTS,
     # FaRL (Zheng et al. 2022, arXiv:2112.03109), farl/datasets/celebamask_hq.py, label_type "all".
+    # fmt: off
     "accessories-last": (
-        *("neck", "skin", "cloth", "l_ear", "r_ear", "l_brow", "r_brow", "l_eye", "r_eye", "nose"),
-        *("mouth", "l_lip", "u_lip", "hair", "eye_g", "hat", "ear_r", "neck_l"),
+        "neck",
+        "skin",
+        "cloth",
+        "l_ear",
+        "r_ear",
+        "l_brow",
+        "r_brow",
+        "l_eye",
+        "r_eye",
+        "nose",
+        "mouth",
+        "l_lip",
+        "u_lip",
+        "hair",
+        "eye_g",
+        "hat",
+        "ear_r",
+        "neck_l",
     ),
+    # fmt: on
 }
 
 SPLITS = ("train", "val", "test")  # by their number in PARTITION
@@ -51,14 +71,14 @@ def official_split(release: Path) -> dict[str, list[int]]:
         if celeba_file not in partition:
             raise ValueError(
                 f"{release / PARTITION} lacks {celeba_file}, CelebA's name of picture {number}; "
-                "copy the whole file anew"
+                "copy the whole file again"
             )
         split[partition[celeba_file]].append(number)
     counts = {name: len(numbers) for name, numbers in split.items()}
     if sum(counts.values()) >= sum(OFFICIAL_COUNTS.values()) and counts != OFFICIAL_COUNTS:
         raise ValueError(
             f"{release / PARTITION} and {MAPPING} give {counts}; expected {OFFICIAL_COUNTS}: copy "
-            "both files anew"
+            "both files again"
         )
     return split
 
@@ -87,7 +107,7 @@ def _draw(numbers: Iterable[int]) -> list[int]:
 
 def _read_mapping(release: Path) -> dict[int, str]:
     """Number of the picture -> name of its file in CelebA."""
-    hint = "it is part of the release: unpack that anew, or name the folder that holds it"
+    hint = "it is part of the release: unpack it again, or name the folder that holds it"
     rows = _read_rows(release / MAPPING, r"(\d+)\s+\d+\s+(\S+)|idx\s+orig_idx\s+orig_file", hint)
     return {int(number): celeba_file for number, celeba_file in rows if number}
 
@@ -110,7 +130,7 @@ def _read_rows(path: Path, pattern: str, hint: str) -> list[tuple[str | None, ..
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
         row = re.fullmatch(pattern, line.strip())
         if line.strip() and not row:
-            raise ValueError(f"line {number} of {path} is {line[:60]!r}; copy the whole file anew")
+            raise ValueError(f"line {number} of {path} is {line[:60]!r}; copy the whole file again")
         if row:
             rows.append(row.groups())
     return rows
@@ -132,7 +152,9 @@ def find_parts(release: Path) -> tuple[dict[int, dict[str, Path]], list[str]]:
     for path in sorted(base.glob("*/[!.]*.png")):
         name = re.fullmatch(r"(\d{5})_(\w+)", path.stem)
         if not name or name[2] not in PARTS:
-            faults.append(f"{path} is no part's mask; expected 00000_PART.png, {' '.join(PARTS)}")
+            faults.append(
+                f"{path} is not the mask of a part; expected 00000_PART.png, {' '.join(PARTS)}"
+            )
         elif path.parent.name != str(int(name[1]) // PER_FOLDER):
             wanted = base / str(int(name[1]) // PER_FOLDER)
             faults.append(f"{path} is in the wrong folder; expected it in {wanted}")

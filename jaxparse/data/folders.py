@@ -5,12 +5,13 @@ Two layouts are known: that of the CelebAMask-HQ challenge (`train/train_image`,
 """
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from jaxparse.config import SYNTHETIC
 from jaxparse.data.images import read_size, require_equal_sizes
+from jaxparse.files import read_ahead
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 MASK_SUFFIXES = (".png",)
@@ -45,7 +46,7 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
 
 
 def _pictures(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """The folder's files of these suffixes, sorted by name, hidden ones left out."""
+    """The folder's files of these suffixes, sorted by name, without hidden ones."""
     files = [
         path
         for path in folder.iterdir()
@@ -56,24 +57,34 @@ def _pictures(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return sorted(files)
 
 
-def find_pairs(data_dir: str | Path, split: str, keep_bad: bool = False) -> list[Pair]:
-    """The pairs of `split` (train or val), matched by name without suffix and sorted by it.
+class Pairing(NamedTuple):
+    """Files of two folders, paired by name without suffix and sorted by it."""
 
-    Reads every file's header, no pixels. Raises ValueError with the first fault and the number
-    of the others: missing or empty folder, image or mask alone, different sizes, unreadable file.
-    With `keep_bad` the last two are no fault: such pairs keep their place, with the size (1, 1).
-    """
-    matches, faults = match_names(data_dir, split)
-    _raise_first(faults, data_dir)
-    with ThreadPoolExecutor(HEADER_THREADS) as pool:
-        pairs = list(pool.map(_read_sizes, matches))
-    if keep_bad:
-        return [
-            Pair(*match, (1, 1)) if isinstance(pair, ValueError) else pair
-            for match, pair in zip(matches, pairs, strict=True)
-        ]
-    _raise_first([str(pair) for pair in pairs if isinstance(pair, ValueError)], data_dir)
-    return pairs
+    pairs: list[tuple[Path, Path]]
+    only_first: list[Path]
+    only_second: list[Path]
+    faults: list[str]  # a line on each file whose name is taken (a.jpg, a.png)
+
+
+def pair_by_stem(first: list[Path], second: list[Path]) -> Pairing:
+    """Pairs the files of two folders."""
+    (firsts, taken), (seconds, also_taken) = _by_stem(first), _by_stem(second)
+    return Pairing(
+        [(firsts[stem], seconds[stem]) for stem in sorted(firsts.keys() & seconds.keys())],
+        [firsts[stem] for stem in sorted(firsts.keys() - seconds.keys())],
+        [seconds[stem] for stem in sorted(seconds.keys() - firsts.keys())],
+        taken + also_taken,
+    )
+
+
+def _by_stem(paths: list[Path]) -> tuple[dict[str, Path], list[str]]:
+    """Name without suffix -> path, and a line on each file whose name is taken (a.jpg, a.png)."""
+    found: dict[str, Path] = {}
+    faults = []
+    for path in paths:
+        if found.setdefault(path.stem, path) != path:
+            faults.append(f"{path} has the name of {found[path.stem].name}; rename or remove one")
+    return found, faults
 
 
 def match_names(data_dir: str | Path, split: str) -> tuple[list[tuple[Path, Path]], list[str]]:
@@ -82,49 +93,47 @@ def match_names(data_dir: str | Path, split: str) -> tuple[list[tuple[Path, Path
     Raises ValueError if a folder is missing or empty.
     """
     image_dir, mask_dir = _find_folders(Path(data_dir) / split, split)
-    images, image_faults = _by_stem(_pictures(image_dir, IMAGE_SUFFIXES))
-    masks, mask_faults = _by_stem(_pictures(mask_dir, MASK_SUFFIXES))
-    faults = image_faults + mask_faults
-    for stem in sorted(images.keys() - masks.keys()):
-        wanted = mask_dir / f"{stem}.png"
-        faults.append(f"image {images[stem]} has no mask; add {wanted} or remove the image")
-    for stem in sorted(masks.keys() - images.keys()):
-        wanted = f"{image_dir / stem}.jpg (.jpeg, .png)"
-        faults.append(f"mask {masks[stem]} has no image; add {wanted} or remove the mask")
-    return [(images[stem], masks[stem]) for stem in sorted(images.keys() & masks.keys())], faults
+    images, masks = _pictures(image_dir, IMAGE_SUFFIXES), _pictures(mask_dir, MASK_SUFFIXES)
+    pairs, without_mask, without_image, faults = pair_by_stem(images, masks)
+    for image in without_mask:
+        mask = mask_dir / f"{image.stem}.png"
+        faults.append(f"image {image} has no mask; add {mask} or remove the image")
+    for mask in without_image:
+        image = f"{image_dir / mask.stem}.jpg (.jpeg, .png)"
+        faults.append(f"mask {mask} has no image; add {image} or remove the mask")
+    return pairs, faults
 
 
 def match_masks(predictions: Path, labels: Path) -> list[tuple[Path, Path]]:
     """(prediction, label) paths of two folders, of equal name without suffix and sorted by it.
 
-    Overlays that `jaxparse.predict` writes beside its masks are passed over. Raises ValueError if a
+    Overlays that `jaxparse.predict` writes beside its masks are skipped. Raises ValueError if a
     folder is missing or empty, or a mask has no partner.
     """
-    found = []
     for folder in (predictions, labels):
         if not folder.is_dir():
             raise ValueError(f"there is no folder {folder}; expected masks in it")
-        masks, faults = _by_stem(_pictures(folder, FOREIGN_MASK_SUFFIXES))
-        if faults:
-            raise ValueError(faults[0])
-        found.append(masks)
-    predicted, labelled = found
-    overlays = {f"{stem}_overlay" for stem in predicted}
-    predicted = {stem: path for stem, path in predicted.items() if stem not in overlays}
-    alone = _alone(labelled, predicted, "prediction", predictions)
-    alone += _alone(predicted, labelled, "label", labels)
-    if alone:
-        raise ValueError(f"{'; '.join(alone)}: give the masks of the same pictures, equally named")
-    return [(predicted[stem], labelled[stem]) for stem in sorted(predicted)]
+    predicted = _pictures(predictions, FOREIGN_MASK_SUFFIXES)
+    overlays = {f"{path.stem}_overlay" for path in predicted}
+    predicted = [path for path in predicted if path.stem not in overlays]
+    labelled = _pictures(labels, FOREIGN_MASK_SUFFIXES)
+    pairs, without_label, without_prediction, faults = pair_by_stem(predicted, labelled)
+    if faults:
+        raise ValueError(faults[0])
+    unpaired = _unpaired(without_prediction, len(labelled), "prediction", predictions)
+    unpaired += _unpaired(without_label, len(predicted), "label", labels)
+    if unpaired:
+        names = "; ".join(unpaired)
+        raise ValueError(f"{names}: give masks of the same pictures under the same names")
+    return pairs
 
 
-def _alone(masks: dict[str, Path], others: dict[str, Path], other: str, folder: Path) -> list[str]:
-    """At most one line: how many of `masks` have no partner in `others`, and the first three."""
-    stems = sorted(masks.keys() - others.keys())
-    if not stems:
+def _unpaired(paths: list[Path], total: int, other: str, folder: Path) -> list[str]:
+    """At most one line: how many masks have no partner in `folder`, and the first three."""
+    if not paths:
         return []
-    examples = ", ".join([str(masks[stem]) for stem in stems[:3]] + ["…"] * (len(stems) > 3))
-    return [f"{len(stems)} of {len(masks)} masks have no {other} in {folder} ({examples})"]
+    examples = ", ".join([str(path) for path in paths[:3]] + ["…"] * (len(paths) > 3))
+    return [f"{len(paths)} of {total} masks have no {other} in {folder} ({examples})"]
 
 
 def _find_folders(base: Path, split: str) -> tuple[Path, Path]:
@@ -139,24 +148,10 @@ def _find_folders(base: Path, split: str) -> tuple[Path, Path]:
     )
 
 
-def _by_stem(paths: list[Path]) -> tuple[dict[str, Path], list[str]]:
-    """Name without suffix -> path, and a line on each file whose name is taken (a.jpg, a.png)."""
-    found: dict[str, Path] = {}
-    faults = []
-    for path in paths:
-        if found.setdefault(path.stem, path) != path:
-            faults.append(f"{path} has the name of {found[path.stem].name}; rename or remove one")
-    return found, faults
-
-
-def _read_sizes(match: tuple[Path, Path]) -> Pair | ValueError:
-    """The pair, or what is wrong with it."""
+def _read_sizes(match: tuple[Path, Path]) -> Pair:
     image, label = match
-    try:
-        size = read_size(image)
-        require_equal_sizes(image, size, label, read_size(label))
-    except ValueError as error:
-        return error
+    size = read_size(image)
+    require_equal_sizes(image, size, label, read_size(label))
     return Pair(image, label, size)
 
 
@@ -166,3 +161,18 @@ def _raise_first(faults: list[str], data_dir: str | Path) -> None:
     if faults:
         command = f"python -m jaxparse.data --check {data_dir}"
         raise ValueError(f"{faults[0]} (and {len(faults) - 1} more bad files; {command} lists all)")
+
+
+def find_pairs(data_dir: str | Path, split: str, keep_bad: bool = False) -> list[Pair]:
+    """The pairs of `split` (train or val), matched by name without suffix and sorted by it.
+
+    Reads every file's header, no pixels. Raises ValueError with the first fault and the number
+    of the others: missing or empty folder, image without mask or the reverse, different sizes,
+    unreadable file. With `keep_bad` pairs of the last two kinds are kept, with the size (1, 1).
+    """
+    matches, faults = match_names(data_dir, split)
+    _raise_first(faults, data_dir)
+    read = list(read_ahead(_read_sizes, matches, HEADER_THREADS))
+    if not keep_bad:
+        _raise_first([str(pair) for _, pair in read if isinstance(pair, ValueError)], data_dir)
+    return [Pair(*m, (1, 1)) if isinstance(pair, ValueError) else pair for m, pair in read]

@@ -1,4 +1,4 @@
-"""Pictures and masks on disk: reading whatever people have, writing what this package means."""
+"""Pictures and masks on disk: read any common format, write palette PNGs."""
 
 import struct
 import zlib
@@ -16,7 +16,7 @@ from jaxparse.classes import (
     from_official,
     to_official,
 )
-from jaxparse.files import atomic_path
+from jaxparse.files import atomic_path, reason
 
 # What Pillow raises on files that are missing, cut short, damaged or no pictures at all.
 READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
@@ -53,7 +53,7 @@ def as_picture(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
         return _to_rgb(ImageOps.exif_transpose(source))
     if source.dtype != np.uint8 or source.ndim not in (2, 3) or source.shape[2:] not in ((), (3,)):
         raise ValueError(
-            f"an array of {source.dtype} {list(source.shape)} is no picture; expected uint8 "
+            f"an array of {source.dtype} {list(source.shape)} is not a picture; expected uint8 "
             "[height, width, 3] in RGB, 0..255"
         )
     return Image.fromarray(source).convert("RGB")
@@ -172,10 +172,9 @@ def require_equal_sizes(
 
 
 def _unreadable(kind: str, path: Path, error: Exception) -> str:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    reason = " ".join(reason.split()) or type(error).__name__
     return (
-        f"cannot read {kind} {path} ({reason}); expected a whole picture: copy it anew or remove it"
+        f"cannot read {kind} {path} ({reason(error)}); the file is damaged: copy it again or "
+        "remove it"
     )
 
 

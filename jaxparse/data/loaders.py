@@ -9,7 +9,7 @@ import numpy as np
 from jaxparse.classes import IGNORE_LABEL
 from jaxparse.config import Config
 from jaxparse.data.sources import SkippingSource, make_source
-from jaxparse.files import read_ahead
+from jaxparse.files import read_ahead, results
 
 if TYPE_CHECKING:
     import grain
@@ -33,14 +33,16 @@ def make_train_loader(
 ) -> "grain.DatasetIterator":
     """Endless batches {"image": uint8 [B, S, S, 3], "label": uint8 [B, S, S]} of this process.
 
-    B is batch_size / process_count. Every epoch is a new order, a function of config.seed and the
-    epoch, and the epochs are one endless row. Process p takes the p-th part of every batch_size
-    pictures: in a row the parts are the batch of a single process, place by place, as dropout's
-    masks go by place. get_state() is a dict that JSON can hold, {"next_index": pictures taken}, and
-    set_state() continues exactly there. With `warn` unreadable pictures are replaced, as
-    SkippingSource does; else they raise ValueError.
+    - B is batch_size / process_count.
+    - Each epoch has an order of its own, a function of config.seed and the epoch; epochs follow
+      each other without end.
+    - Process p takes the p-th part of every batch_size pictures. Concatenated, the processes' parts
+      equal the single-process batch row by row (dropout masks depend on the row).
+    - get_state() is a dict for JSON, {"next_index": pictures taken}; set_state() resumes there.
+    - With `warn` unreadable pictures are replaced, as SkippingSource does; without, they raise
+      ValueError.
     """
-    # Here, not at the top: grain imports jax, which the rest of this module does without.
+    # Not at the top: grain imports jax, which the rest of this module does not need.
     import grain
 
     source = make_source(config, "train", resize_label=True, keep_bad=warn is not None)
@@ -66,14 +68,14 @@ def make_train_loader(
 
 
 class EvalLoader:
-    """Every picture once, in order, in batches of one size; iterating again starts anew.
+    """Every picture once, in order, in batches of one size; each iteration starts from the first.
 
     A batch is {"image": uint8 [B, S, S, 3], "label": uint8 [B, Hp, Wp], "size": int32 [B, 2],
-    "name": list[str]}: masks at their own size (height, width), filled up with 255 at the bottom
+    "name": list[str]}: masks at their own size (height, width), padded with 255 at the bottom
     and right to a size all processes share. B is batch_size / process_count; batch number i of
-    process p holds the p-th part of the i-th batch_size pictures. Places after the last picture
+    process p holds the p-th part of the i-th batch_size pictures. Rows after the last picture
     hold a black image, label 255, size (1, 1) and name ""; with `warn`, so do unreadable pictures,
-    which raise ValueError without.
+    which otherwise raise ValueError.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         threads = self.config.num_workers
-        return read_ahead(self._read_batch, range(len(self)), threads)
+        return results(read_ahead(self._read_batch, range(len(self)), threads))
 
     def _read_batch(self, number: int) -> dict[str, Any]:
         start = number * self.config.batch_size
@@ -114,7 +116,7 @@ class EvalLoader:
         return batch
 
     def _empty_batch(self, indices: range) -> dict[str, Any]:
-        """A batch without pictures whose masks have room for those of `indices`."""
+        """A batch of padding whose masks have room for those of `indices`."""
         largest = np.max([self.source.label_size(index) for index in indices], axis=0)
         height, width = -(-largest // PAD_MULTIPLE) * PAD_MULTIPLE
         count, image_size = self.batch_size, self.config.image_size

@@ -27,7 +27,7 @@ class FolderSource:
     """Pairs as {"image": uint8 [S, S, 3], "label": uint8 [S, S] or [H, W], "name": str}.
 
     Images are resized bilinearly with antialiasing; masks by nearest neighbour if `resize_label`,
-    else they keep their own size. Reading raises ValueError naming the bad file.
+    otherwise they keep their own size. Reading raises ValueError naming the bad file.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class SyntheticSource:
 class SkippingSource:
     """A source whose unreadable pictures are replaced by the next readable ones.
 
-    Which these are depends on the files alone, so a resumed run sees the same. `warn` gets one line
+    Which these are depends only on the files, so a resumed run sees the same. `warn` gets one line
     per bad file, from the reading thread. Raises ValueError if no picture can be read.
     """
 
@@ -132,7 +132,7 @@ class SkippingSource:
             example = self.read((index + skipped) % len(self))
             if example is not None:
                 return example
-        raise ValueError(f"none of {self.source} can be read any more; look at the disk")
+        raise ValueError(f"none of {self.source} can be read; check the disk")
 
     def read(self, index: int) -> dict[str, Any] | None:
         """The picture, None if it cannot be read."""

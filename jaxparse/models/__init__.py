@@ -32,16 +32,12 @@ def build_backbone(config: Config, rngs: nnx.Rngs) -> nnx.Module:
         return swin.Swin(swin.SIZES[config.backbone], config.drop_path_rate, rngs=rngs)
     if config.backbone in resnet.SIZES:
         return resnet.ResNet(resnet.SIZES[config.backbone], rngs=rngs)
-    raise ValueError(f"no backbone {config.backbone}; there are: {', '.join(BACKBONES)}")
+    known = ", ".join(BACKBONES)
+    raise ValueError(f"there is no backbone {config.backbone}; give one of: {known}")
 
 
 def build_model(config: Config, key: jax.Array) -> Segmentor:
-    """The network of `config`, with weights from noise.
-
-    Raises ValueError for an unknown backbone or head.
-    """
-    if config.head not in HEADS:
-        raise ValueError(f"no head {config.head}; there are: {', '.join(HEADS)}")
+    """The network of `config`, randomly initialised. Raises ValueError for an unknown backbone."""
     rngs = nnx.Rngs(key)
     backbone = build_backbone(config, rngs)
     rest = (NUM_CLASSES, config.dropout_rate)

@@ -23,8 +23,8 @@ from jaxparse.models.ops.winograd import conv3x3
 BATCH_NORM_MOMENTUM = 0.9
 NORM_EPSILON = 1e-5
 
-# From noise as mmsegmentation: mmcv's rule in ConvModule, torch's default in other convolutions,
-# 0.02 in linear layers.
+# Initialisation as in mmsegmentation: mmcv's rule in ConvModule, torch's default in other
+# convolutions, 0.02 in linear layers.
 kaiming_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 torch_conv_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 linear_init = nnx.initializers.normal(0.02)
@@ -182,9 +182,9 @@ class BatchNorm(nnx.Module):
 
 
 class Block(nnx.Module):
-    """A part whose gradient can keep its inputs alone and compute `forward` anew.
+    """A block that can be rematerialised: its backward pass recomputes `forward`.
 
-    The running statistics and the counters of rngs that `forward` changes come out as without.
+    Running statistics and counters of rngs change once, as without recomputing.
     """
 
     remat = False

@@ -1,4 +1,4 @@
-"""NEW MODULE."""
+"""Picture -> logits -> classes: the network in evaluation mode, compiled."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from jaxparse.models.segmentor import normalise
 
 
 def highest_class(logits: Array) -> Array:
-    """uint8 [B, H, W] class of the highest logit of [B, C, H, W]; of equals the lowest.
+    """uint8 [B, H, W] class of the highest logit of [B, C, H, W]; the lowest of equals.
 
     A chain of compares fuses into one vectorised loop; XLA's argmax does not on a CPU.
     """

@@ -9,7 +9,7 @@
     True
     >>> result.save("mask.png")
 
-A picture is shown to the network whole, squashed to its input size, or in windows at its own
+The network sees a picture whole, resized to its input size, or in windows at the picture's own
 resolution; at one scale or several; with its mirror image or without. Probabilities are averaged.
 """
 
@@ -44,14 +44,15 @@ from jaxparse.parsing.tiles import (
 )
 from jaxparse.weights.files import load_network
 
-Source: TypeAlias = str | Path | Image.Image | np.ndarray  # arrays: uint8 [H, W, 3] RGB or [H, W]
+# Arrays are uint8 [H, W, 3] RGB or [H, W].
+PictureLike: TypeAlias = str | Path | Image.Image | np.ndarray
 
 
 @dataclass(frozen=True)
 class TestTime:
-    """How a picture is shown to the network."""
+    """Test-time augmentation: how the network sees a picture."""
 
-    __test__ = False  # no test of pytest's
+    __test__ = False  # not a pytest class
 
     scales: tuple[float, ...] = (1.0,)
     """Scales of the network's input whose probabilities are averaged, such as 0.75 1 1.25."""
@@ -65,7 +66,7 @@ class TestTime:
 
     def __post_init__(self) -> None:
         if not self.scales or not all(0.1 <= scale <= 4 for scale in self.scales):
-            raise ValueError(f"scales are {self.scales}; give some, each between 0.1 and 4")
+            raise ValueError(f"scales are {self.scales}; give one or more, each between 0.1 and 4")
         if self.window and self.window < 32:
             raise ValueError(f"window is {self.window}; it must be at least 32 pixels, or 0")
         if not 0 <= self.stride <= self.window:
@@ -75,16 +76,16 @@ class TestTime:
             )
 
 
-PLAIN = TestTime()
+NO_TEST_TIME = TestTime()
 
 
 class Picture(NamedTuple):
     """A picture as the network takes it."""
 
-    source: Source
+    source: PictureLike
     images: list[np.ndarray]  # uint8 [S, S, 3], or the picture at every scale to cut windows from
     size: tuple[int, int]  # its own (height, width)
-    label: np.ndarray | None = None  # its true mask, handed through
+    label: np.ndarray | None = None  # its true mask, for the caller
 
 
 class Parsing:
@@ -128,7 +129,7 @@ class Parsing:
     def save(self, path: str | Path) -> None:
         """Writes the mask as a palette PNG whose indices are the classes."""
         if Path(path).suffix.lower() != ".png":
-            raise ValueError(f"{path} is no name for a mask; it must end in .png")
+            raise ValueError(f"masks are PNG files: {path} must end in .png")
         write_mask(Path(path), self.mask)
 
 
@@ -140,9 +141,9 @@ class Parser:
         config: Config,
         params: dict[str, Any],
         batch_stats: dict[str, Any],
-        test_time: TestTime = PLAIN,
+        test_time: TestTime = NO_TEST_TIME,
     ) -> None:
-        """Of `config` it takes the network, image_size and batch_size, the pictures at once.
+        """Uses the network, image_size and batch_size (pictures per call) of `config`.
 
         The batch is divided among this process's devices if it is a multiple of their number.
         """
@@ -157,29 +158,28 @@ class Parser:
 
     @classmethod
     def load(
-        cls, weights: str | Path, test_time: TestTime = PLAIN, batch_size: int = 4
+        cls, weights: str | Path, test_time: TestTime = NO_TEST_TIME, batch_size: int = 4
     ) -> "Parser":
         """The network of a weights file (.safetensors) or of a run's folder (its best weights).
 
-        Raises ValueError if the file does not exist, is none of this package or damaged.
+        Raises ValueError if the file is missing, damaged or not a jaxparse file.
         """
-        is_run = Path(weights).is_dir()
-        config, *arrays = load_network(**{"workdir" if is_run else "weights": str(weights)})
+        config, *arrays = load_network(weights)
         return cls(replace(config, batch_size=batch_size), *arrays, test_time)
 
-    def __call__(self, pictures: Source | Sequence[Source]) -> "Parsing | list[Parsing]":
+    def __call__(self, pictures: PictureLike | Sequence[PictureLike]) -> "Parsing | list[Parsing]":
         """The parsing of a picture (a path, a PIL image or an array), or of each of several.
 
         Raises ValueError if one cannot be read.
         """
-        if isinstance(pictures, Source):
+        if isinstance(pictures, PictureLike):
             picture = self.prepare(pictures)
-            # Not a batch that is black but for one picture.
+            # Do not pad a single picture to a whole batch.
             return next(self.parse([picture], self._sharding.mesh.size))
         return list(self.parse(map(self.prepare, pictures)))
 
-    def prepare(self, source: Source, label: np.ndarray | None = None) -> Picture:
-        """Reads and resizes a picture, uncompiled: for threads that read ahead."""
+    def prepare(self, source: PictureLike, label: np.ndarray | None = None) -> Picture:
+        """Reads and resizes a picture on the host: for threads that read ahead."""
         picture = as_picture(source)
         size = picture.size[::-1]
         if not self.test_time.window:
@@ -196,18 +196,16 @@ class Parser:
         return Picture(source, images, size, label)
 
     def parse(
-        self, pictures: Iterable[Picture | ValueError], batch_size: int | None = None
-    ) -> Iterator[Parsing | ValueError]:
-        """Parsings, in order; errors are handed on, out of turn.
+        self, pictures: Iterable[Picture], batch_size: int | None = None
+    ) -> Iterator[Parsing]:
+        """Parsings, in order.
 
-        Pictures as a whole go through the network in batches of one size, by default the parser's.
+        Whole pictures go through the network in batches of one size, by default the parser's.
         """
         batch_size = batch_size or self.batch_size
         batch: list[Picture] = []
         for picture in pictures:
-            if isinstance(picture, ValueError):
-                yield picture
-            elif self.test_time.window:
+            if self.test_time.window:
                 yield Parsing(picture, [self._windows(image) for image in picture.images])
             else:
                 batch.append(picture)

@@ -144,9 +144,9 @@ def _axis(
 ) -> list[tuple[int, int, Side]]:
     """Per tile of an axis: the first and the last + 1 of the windows that reach it, and its Side.
 
-    Tiles that as many windows reach, and that see as many cells, share a program. The mirrored
-    window takes the tile's pixels from the other end of the mirrored picture, so that they are
-    those of a picture that is mirrored.
+    Tiles with equal numbers of windows and cells share a compiled program. The mirrored window
+    takes the tile's pixels from the other end of the mirrored picture, so that they are those of a
+    picture that is mirrored.
     """
     tiles = -(-out_size // TILE)
     # [N, out_size, in_size], in pixels of the picture at its scale.
@@ -160,8 +160,8 @@ def _axis(
     stacked = stacked.reshape(*stacked.shape[:2], tiles, TILE, in_size)
     reached = stacked[:, 0].any((2, 3))  # [N, tiles]
     ranges = [(int(tile[0]), int(tile[-1]) + 1) for tile in map(np.flatnonzero, reached.T)]
-    # Of each matrix the cells alone that matter: a tile sees few of the logits. In eights, so that
-    # pictures of all sizes share programs.
+    # Keep only the nonzero columns, rounded up to a multiple of 8, so that pictures of all sizes
+    # share programs.
     used = stacked.any(3)  # [N, F, tiles, in_size]
     starts = used.argmax(-1)
     widest = (in_size - used[..., ::-1].argmax(-1) - starts)[used.any(-1)].max()

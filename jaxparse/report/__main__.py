@@ -1,8 +1,8 @@
-"""One page on a run: what it was, how good it is, what it gets wrong, which masks look wrong.
+"""One page on a network: its run, its scores, what it gets wrong, which masks look wrong.
 
-    python -m jaxparse.report RUN --data-dir DIR
+    python -m jaxparse.report --weights FILE_OR_RUN --data-dir DIR
 
-report.html holds all it shows and opens anywhere, offline; it has no scripts.
+report.html contains all that it shows and opens anywhere, offline; it has no scripts.
 """
 
 from collections.abc import Iterator
@@ -11,8 +11,6 @@ from typing import Literal
 
 import numpy as np
 import tyro
-from rich.console import Console
-from rich.progress import Progress
 
 from jaxparse import cli
 from jaxparse.classes import LabelOrder
@@ -22,14 +20,14 @@ from jaxparse.devices import use_compilation_cache
 from jaxparse.files import atomic_path
 from jaxparse.models.parameters import parameter_counts
 from jaxparse.parsing.labelled import evaluate_pictures
-from jaxparse.parsing.parser import PLAIN, Parser, TestTime
+from jaxparse.parsing.parser import NO_TEST_TIME, Parser, TestTime
 from jaxparse.report.html import Html, chart, element, join, page
 from jaxparse.report.sections import (
     Survey,
-    classes,
+    class_legend,
+    class_table,
     draw_confusion,
     galleries,
-    legend,
     mirrored_table,
     panels,
     parameters,
@@ -38,21 +36,21 @@ from jaxparse.report.sections import (
 )
 from jaxparse.report.suspects import mirrored_shares, weigh
 from jaxparse.scoring.counts import total
-from jaxparse.scoring.scores import scores
+from jaxparse.scoring.scores import Scores
 from jaxparse.training.curves import draw
 from jaxparse.training.logs import Run, read_runs
-from jaxparse.weights.files import load_network, read_weights, weights_of_run
+from jaxparse.weights.files import find_weights, load_network, read_weights
 
 MIRRORED_FROM = 0.5  # of the votes; of 110 real masks 7 had 1.0, one 0.33, all others 0.0
 
 Source = FolderSource | SyntheticSource
 
 
-def survey(parser: Parser, source: Source, num_workers: int, progress: Progress) -> Survey:
+def survey(parser: Parser, source: Source, num_workers: int) -> Survey:
     """Parses every picture of the source. Raises ValueError for one that cannot be read."""
     counts, weights = [], []
     evaluated = evaluate_pictures(parser, source, num_workers)
-    for parsing, counted in progress.track(evaluated, total=len(source), description="evaluating"):
+    for parsing, counted in cli.track(evaluated, len(source), "evaluating"):
         counts.append(counted)
         weighed = weigh(parsing.label, parsing.mask, parsing.confidence())
         weights.append(weighed.astype(np.float32))
@@ -60,14 +58,14 @@ def survey(parser: Parser, source: Source, num_workers: int, progress: Progress)
 
 
 def shown_as(test_time: TestTime) -> str:
-    """How the network saw the pictures, in words."""
-    changed = {k: v for k, v in vars(test_time).items() if v != getattr(PLAIN, k)}
+    """The test-time augmentation, in words."""
+    changed = {k: v for k, v in vars(test_time).items() if v != getattr(NO_TEST_TIME, k)}
     settings = (f"{name} {value}" for name, value in changed.items())
-    return ", ".join(settings) or "each shown once, as a whole"
+    return ", ".join(settings) or "no test-time augmentation"
 
 
 def draw_panels(parser: Parser, source: Source, indices: list[int]) -> Iterator[tuple[int, Html]]:
-    """The panels of some pictures, which are read and parsed anew."""
+    """The panels of some pictures, which are read and parsed again."""
     pictures = (parser.prepare(*source.read(index)) for index in indices)
     for index, parsing in zip(indices, parser.parse(pictures), strict=True):
         image = np.asarray(parsing.source)
@@ -75,25 +73,25 @@ def draw_panels(parser: Parser, source: Source, indices: list[int]) -> Iterator[
 
 
 def sections(
-    found: Survey, parser: Parser, source: Source, run: Run, pictures: int, progress: Progress
+    found: Survey, parser: Parser, source: Source, run: Run, pictures: int
 ) -> dict[str, Html]:
-    """What the pictures tell, by heading."""
+    """The sections on the pictures, by heading."""
     shares = mirrored_shares(found.weights)
     mirrored = [i for i in np.argsort(-shares, kind="stable").tolist() if shares[i] > MIRRORED_FROM]
     shown = galleries(found, mirrored, pictures)
     wanted = sorted({index for gallery in shown.values() for index in gallery.remarks})
     drawn = draw_panels(parser, source, wanted)
-    drawn = dict(progress.track(drawn, total=len(wanted), description="drawing"))
+    drawn = dict(cli.track(drawn, len(wanted), "drawing"))
     confusion, boundary = total(found.counts)
-    result = scores(confusion, boundary)
+    result = Scores.of(confusion, boundary)
     alt = "Confusion matrix: a row per label, a column per prediction, in percent of the label"
     content = {
         "Scores": summary(found, result, mirrored),
-        "Classes": classes(result, confusion, run),
+        "Classes": class_table(result, confusion, run),
         "Confusion": chart(draw_confusion(confusion), alt),
     }
     content |= {heading: gallery.html(found, drawn) for heading, gallery in shown.items()}
-    content["Worst pictures"] = join([legend(), content["Worst pictures"]])
+    content["Worst pictures"] = join([class_legend(), content["Worst pictures"]])
     if mirrored:
         parts = mirrored_table(found, mirrored), content["Mirrored masks"]
         content["Mirrored masks"] = join(parts)
@@ -101,32 +99,33 @@ def sections(
 
 
 def report(
-    run: Path,
+    weights: str,
     data_dir: str | None = None,
     split: Literal["val", "train"] = "val",
     label_order: LabelOrder | None = None,
     output: Path | None = None,
     pictures: int = 8,
-    test_time: tyro.conf.OmitArgPrefixes[TestTime] = PLAIN,
+    test_time: tyro.conf.OmitArgPrefixes[TestTime] = NO_TEST_TIME,
     batch_size: int | None = None,
     num_workers: int | None = None,
 ) -> None:
-    """Writes one page on a run and its best weights: scores, curves, errors, suspicious masks.
+    """Writes one page on a network: scores, curves of its run, errors, suspicious masks.
 
     Args:
-        run: Folder of the run.
-        data_dir: Folder with val/, or `synthetic`; default: that of the run.
+        weights: A run's folder (its best weights), or a weights file (.safetensors).
+        data_dir: Folder with val/, or `synthetic`; default: as in the run.
         split: Pictures to look at.
         label_order: How the masks number the classes; default: as in the run.
-        output: File to write; default RUN/report.html.
+        output: File to write; default: report.html in the run's folder, without a run here.
         pictures: How many to show of the worst, the best and each kind of suspicious masks.
-        batch_size: Pictures, or windows, at once; default: that of the run.
-        num_workers: Threads that decode pictures; default: that of the run.
+        batch_size: Pictures, or windows, per call of the network; default: as in the run.
+        num_workers: Threads that decode pictures; default: as in the run.
     """
     if pictures < 1:
         raise ValueError(f"--pictures is {pictures}; give at least 1")
-    config, *arrays = load_network(str(run))
-    log = read_runs([run])[0]
+    config, *arrays = load_network(weights)
+    path = find_weights(weights)
+    run = read_runs([Path(weights)])[0] if Path(weights).is_dir() else Run(path.stem, "", [])
     given = {
         "data_dir": data_dir,
         "label_order": label_order,
@@ -136,30 +135,29 @@ def report(
     here = override(config, given)
     source = make_source(here, split)
     parser = Parser(here, *arrays, test_time)
-    with cli.progress_bar(Console(stderr=True)) as progress:
-        found = survey(parser, source, here.num_workers, progress)
-        content = sections(found, parser, source, log, pictures, progress)
-    weights = read_weights(weights_of_run(run))[1]["source"]
+    found = survey(parser, source, here.num_workers)
+    content = sections(found, parser, source, run, pictures)
+    origin = read_weights(path)[1]["source"]
     about = element(
         "p",
-        f"Best weights ({weights}) on the {len(source)} pictures of {here.data_dir}, {split}; "
-        f"{shown_as(test_time)}.",
+        f"Weights {path.name} ({origin}) on the {len(source)} pictures of {here.data_dir}, "
+        f"{split}; {shown_as(test_time)}.",
         class_="soft",
     )
-    curves = chart(draw([log]), "Curves of loss, learning rate and scores while training")
-    content = {"Scores": content.pop("Scores"), "Curves": curves} | content
+    if run.rows:
+        curves = chart(draw([run]), "Curves of loss, learning rate and scores while training")
+        content = {"Scores": content.pop("Scores"), "Curves": curves} | content
     content["Recipe"] = join([recipe(config), parameters(parameter_counts(arrays[0]))])
-    output = output or run / "report.html"
+    output = output or (Path(weights) if run.rows else Path()) / "report.html"
     with atomic_path(output) as temporary:
-        temporary.write_text(page(log.label, content, about), encoding="utf-8")
+        temporary.write_text(page(run.label, content, about), encoding="utf-8")
     print(f"written to {output}")
 
 
 def main() -> None:
     """Command line of `report`."""
     use_compilation_cache()
-    config = (tyro.conf.PositionalRequiredArgs,)
-    tyro.cli(report, prog="python -m jaxparse.report", config=config)
+    cli.command(report, "report", {"--workdir": "--weights"})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""HTML in one file: elements that escape what they hold, pictures inside of the page."""
+"""A page of HTML in one file: elements that escape their text, pictures within the page."""
 
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
@@ -30,9 +30,9 @@ h2 { margin: 2.8rem 0 .6rem; font-size: 1.25rem; scroll-margin-top: 3rem; }
 h3 { margin: 1.6rem 0 .3rem; font-size: 1rem; overflow-wrap: anywhere; }
 p { margin: .3rem 0 .8rem; max-width: 60rem; }
 .soft, figcaption, caption { color: var(--soft); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: .7rem; }
-.tiles div { background: var(--card); border-radius: .5rem; padding: .6rem .8rem; }
-.tiles b { display: block; font-size: 1.45rem; font-variant-numeric: tabular-nums; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: .7rem; }
+.figures div { background: var(--card); border-radius: .5rem; padding: .6rem .8rem; }
+.figures b { display: block; font-size: 1.45rem; font-variant-numeric: tabular-nums; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: .4rem; max-width: 52rem; }
 th, td { padding: .18rem .8rem; text-align: right; border-bottom: 1px solid var(--line); }
@@ -62,7 +62,7 @@ tbody th, .legend span { white-space: nowrap; }
 
 
 class Html(str):
-    """Text that is markup already; any other is escaped."""
+    """Text that already is markup; plain strings are escaped."""
 
 
 def element(tag: str, /, *content: str, **attributes: str) -> Html:
@@ -73,7 +73,7 @@ def element(tag: str, /, *content: str, **attributes: str) -> Html:
 
 
 def join(parts: Iterable[str]) -> Html:
-    """All parts, escaped if they are no markup."""
+    """All parts; plain strings are escaped."""
     return Html("".join(p if isinstance(p, Html) else escape(p) for p in parts))
 
 

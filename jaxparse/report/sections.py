@@ -22,7 +22,7 @@ SHOWN_ERRORS = 3  # classes, and pairs of classes, named for a picture
 
 
 class Survey(NamedTuple):
-    """What is known of N pictures: numbers alone, so that thousands fit into memory."""
+    """What is known of N pictures: only numbers, so that thousands fit into memory."""
 
     names: list[str]
     counts: list[Counts]
@@ -50,18 +50,18 @@ def swatch(index: int) -> Html:
     return join([element("span", class_="swatch", style=colour), readable(index)])
 
 
-def legend() -> Html:
+def class_legend() -> Html:
     """The colours of all classes."""
     return element("div", *(element("span", swatch(i)) for i in range(len(NAMES))), class_="legend")
 
 
-def tiles(shown: dict[str, tuple[str, str]]) -> Html:
+def figures(shown: dict[str, tuple[str, str]]) -> Html:
     """Title -> a figure, and a remark on it."""
     parts = (
         element("div", title, element("b", value), element("span", remark, class_="soft"))
         for title, (value, remark) in shown.items()
     )
-    return element("div", *parts, class_="tiles")
+    return element("div", *parts, class_="figures")
 
 
 def summary(found: Survey, result: Scores, mirrored: Sequence[int]) -> Html:
@@ -72,20 +72,20 @@ def summary(found: Survey, result: Scores, mirrored: Sequence[int]) -> Html:
     exchanged[mirrored] = exchanged[mirrored][:, MIRRORED]
     exchanged_miou = float(mean_ious(exchanged.sum(0)))
     joined_miou = joined_scores(confusions.sum(0)).mean_iou
-    figures = {name: percent(value) for name, value in result.summary().items()}
-    return tiles(
+    means = {name: percent(value) for name, value in result.summary().items()}
+    return figures(
         {
-            "mIoU": (figures["mIoU"], f"95 % interval {percent(low)} to {percent(high)}"),
+            "mIoU": (means["mIoU"], f"95 % interval {percent(low)} to {percent(high)}"),
             "mIoU, left and right joined": (percent(joined_miou), "over 16 classes"),
             "mIoU, mirrored masks set right": (
                 percent(exchanged_miou),
                 f"{len(mirrored)} of {len(found.names)} masks",
             ),
-            "boundary IoU": (figures["mBoundaryIoU"], "within 2 % of the diagonal"),
-            "aAcc": (figures["aAcc"], "of all pixels"),
-            "mAcc": (figures["mAcc"], "mean over classes"),
-            "mF1": (figures["mF1"], "mean over classes"),
-            "mF1 without background": (figures["mF1_without_background"], "over 18 classes"),
+            "boundary IoU": (means["mBoundaryIoU"], "within 2 % of the diagonal"),
+            "aAcc": (means["aAcc"], "of all pixels"),
+            "mAcc": (means["mAcc"], "mean over classes"),
+            "mF1": (means["mF1"], "mean over classes"),
+            "mF1 without background": (means["mF1_without_background"], "over 18 classes"),
         }
     )
 
@@ -126,10 +126,10 @@ def change_cell(change: float) -> Html:
     return element("td", percent(change, "+"), class_=kinds.get(True, "soft"))
 
 
-def classes(result: Scores, confusion: np.ndarray, run: Run) -> Html:
+def class_table(result: Scores, confusion: np.ndarray, run: Run) -> Html:
     """Scores per class, and how IoU moved at the end of training."""
     steps = [f"{step:,.0f}" for step in series(run, "val/mIoU")[0][-2:]]
-    moved = f"from step {steps[0]} to {steps[1]}" if len(steps) == 2 else "one evaluation alone"
+    moved = f"from step {steps[0]} to {steps[1]}" if len(steps) == 2 else "only one evaluation"
     caption = (
         "In percent. Pixels are those of the labels; change is that of IoU between the last two "
         f"evaluations while training ({moved}), in points."
@@ -146,6 +146,30 @@ def classes(result: Scores, confusion: np.ndarray, run: Run) -> Html:
     iou, *others = (percent(np.nanmean(values)) for values in columns)
     foot = ["mean", "", iou, change_cell(last_change(run, "val/mIoU")), *others]
     return table(caption, head, rows, foot)
+
+
+def draw_confusion(confusion: np.ndarray) -> Figure:
+    """Where the pixels [19, 19] of each label (row) went, in percent of the label's."""
+    with np.errstate(invalid="ignore"):
+        percent = 100 * confusion / confusion.sum(1, keepdims=True)  # NaN: no such label
+    figure = Figure((9.5, 8), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    for (row, column), value in np.ndenumerate(percent):
+        if value >= 0.5:
+            colour = "white" if value > 55 else "black"
+            text = f"{value:.0f}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+    labels = [name.replace("_", " ") for name in NAMES]
+    places = np.arange(len(NAMES))
+    axes.set_xticks(places, labels, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(places, labels)
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("label")
+    axes.set_facecolor("0.93")  # rows of classes that no label has
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, ax=axes, label="% of the label's pixels", pad=0.02)
+    return figure
 
 
 def worst_errors(confusion: np.ndarray) -> str:
@@ -244,27 +268,3 @@ def mirrored_table(found: Survey, mirrored: Sequence[int]) -> Html:
             cells.append(f"{pair[0, 1] + pair[1, 0]:,} of {pair.sum():,}")
         rows.append([found.names[index], *cells])
     return table("Pixels with left and right exchanged", ["picture", "eyes", "brows", "ears"], rows)
-
-
-def draw_confusion(confusion: np.ndarray) -> Figure:
-    """Where the pixels [19, 19] of each label (row) went, in percent of the label's."""
-    with np.errstate(invalid="ignore"):
-        percent = 100 * confusion / confusion.sum(1, keepdims=True)  # NaN: no such label
-    figure = Figure((9.5, 8), layout="constrained")
-    axes = figure.add_subplot()
-    image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
-    for (row, column), value in np.ndenumerate(percent):
-        if value >= 0.5:
-            colour = "white" if value > 55 else "black"
-            text = f"{value:.0f}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
-    labels = [name.replace("_", " ") for name in NAMES]
-    places = np.arange(len(NAMES))
-    axes.set_xticks(places, labels, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(places, labels)
-    axes.set_xlabel("prediction")
-    axes.set_ylabel("label")
-    axes.set_facecolor("0.93")  # rows of classes that no label has
-    axes.spines[:].set_visible(False)
-    figure.colorbar(image, ax=axes, label="% of the label's pixels", pad=0.02)
-    return figure

@@ -1,9 +1,8 @@
-"""Masks that may be wrong, from where a network is confident of something else.
+"""Flags masks that a trained network contradicts, as candidates for label errors.
 
-After confident learning (Northcutt et al. 2021, arXiv:1911.00068): a network that learnt from many
-masks is a witness against one of them, heard as far as it is confident, and what it usually gets
-wrong is not held against a mask. What differs is the unit, a class of a picture: by pixels alone
-the fringe of the hair would outweigh a nose that was not marked.
+Disagreements are weighted by the network's confidence, relative to its usual error on that class.
+After confident learning (Northcutt et al. 2021, arXiv:1911.00068), but the unit is a class of a
+picture: counted in pixels, the fringe of the hair would outweigh a nose that was not marked.
 """
 
 import numpy as np
@@ -30,9 +29,9 @@ def weigh(label: np.ndarray, prediction: np.ndarray, confidence: np.ndarray) -> 
 def mirrored_shares(weights: np.ndarray) -> np.ndarray:
     """How far left and right of each mask are exchanged, 0..1: weights [N, 19, 19] -> [N].
 
-    Eyes, brows and ears vote alike, each with the share of what both masks call such a part and
-    one calls left, the other right: ears have many times the pixels of eyes, and in profile they
-    are what networks take for the other. 0 where no part is seen.
+    Eyes, brows and ears get one vote each: the share of pixels whose side (left/right) differs, of
+    those that both masks give to that part. One vote each, because ears have many times the pixels
+    of eyes and are easily confused in profile. 0 where no part is visible.
     """
     left, right = np.transpose(LEFT_RIGHT_PAIRS)
     same = weights[:, left, left] + weights[:, right, right]  # [N, 3]

@@ -1,8 +1,7 @@
-"""Masks against masks, in numpy: pixel counts of a picture, and scores from their sum.
+"""Scores from pixel counts: IoU, accuracy, F1, boundary IoU, their means and intervals.
 
 IoU, accuracy, their means and names are mmsegmentation's (`IoUMetric`), NaN where a class is
-absent; F1 is its Dice. Boundary IoU is that of Cheng et al. 2021, arXiv:2103.16562, for all classes
-at once.
+absent; F1 is its Dice.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,48 +16,6 @@ BOOTSTRAP_BLOCK = 100  # samples at once: bounds memory to a few times that of t
 # The classes that are left when left and right are joined, under the left one's index.
 _RIGHT_TO_LEFT = {right: left for left, right in LEFT_RIGHT_PAIRS}
 JOINED = [index for index in range(NUM_CLASSES) if index not in _RIGHT_TO_LEFT]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Shares in 0..1; per class [C], NaN (left out of means) for classes that do not occur.
-
-    A class without labelled pixels has no accuracy; if it was predicted it has an IoU and an F1, 0.
-    """
-
-    iou: np.ndarray
-    accuracy: np.ndarray
-    f1: np.ndarray
-    pixel_accuracy: float
-    boundary_iou: np.ndarray | None = None
-    names: Sequence[str] = NAMES
-
-    @property
-    def mean_iou(self) -> float:
-        return float(_mean(self.iou))
-
-    @property
-    def mean_accuracy(self) -> float:
-        return float(_mean(self.accuracy))
-
-    def means(self) -> dict[str, float]:
-        """The three figures of a network, by the names mmsegmentation gives them."""
-        return {"aAcc": self.pixel_accuracy, "mIoU": self.mean_iou, "mAcc": self.mean_accuracy}
-
-    def summary(self) -> dict[str, float]:
-        """`means`, mean F1 with and without background, and the mean boundary IoU if known."""
-        figures = self.means() | {
-            "mF1": float(_mean(self.f1)),
-            "mF1_without_background": float(_mean(self.f1[1:])),
-        }
-        if self.boundary_iou is not None:
-            figures["mBoundaryIoU"] = float(_mean(self.boundary_iou))
-        return figures
-
-    def per_class(self) -> dict[str, np.ndarray]:
-        """Title -> [C], as the tables show it."""
-        columns = {"IoU": self.iou, "Acc": self.accuracy, "F1": self.f1}
-        return columns | ({} if self.boundary_iou is None else {"BoundaryIoU": self.boundary_iou})
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -89,24 +46,66 @@ def mean_ious(confusion: np.ndarray) -> np.ndarray:
     return _mean(ious(confusion))
 
 
-def scores(
-    confusion: np.ndarray, boundary: np.ndarray | None = None, names: Sequence[str] = NAMES
-) -> Scores:
-    """Scores from an integer confusion matrix [C, C], and the [3, C] of `Counts` for boundary IoU.
+@dataclass(frozen=True)
+class Scores:
+    """Shares in 0..1; per class [C], NaN (left out of means) for classes that do not occur.
 
-    F1 is 2 · hits / (labelled + predicted): 0, and not NaN as mmsegmentation's Fscore, for a class
-    that was labelled and never found, so that missing it does not raise the mean.
+    A class without labelled pixels has no accuracy; if it was predicted it has an IoU and an F1, 0.
     """
-    hits, sums = hits_and_sums(confusion)
-    both, *sides = (None, 0, 0) if boundary is None else boundary
-    return Scores(
-        iou=ious(confusion),
-        accuracy=_share(hits, confusion.sum(1)),
-        f1=_share(2 * hits, sums),
-        pixel_accuracy=float(_share(hits.sum(), confusion.sum())),
-        boundary_iou=None if boundary is None else _share(both, sum(sides) - both),
-        names=names,
-    )
+
+    iou: np.ndarray
+    accuracy: np.ndarray
+    f1: np.ndarray
+    pixel_accuracy: float
+    boundary_iou: np.ndarray | None = None
+    names: Sequence[str] = NAMES
+
+    @classmethod
+    def of(
+        cls, confusion: np.ndarray, boundary: np.ndarray | None = None, names: Sequence[str] = NAMES
+    ) -> "Scores":
+        """From an integer confusion matrix [C, C], and the [3, C] of `Counts` for boundary IoU.
+
+        F1 is 2 · hits / (labelled + predicted): 0, and not NaN as mmsegmentation's Fscore, for a
+        class that was labelled and never found, so that missing it does not raise the mean.
+        """
+        hits, sums = hits_and_sums(confusion)
+        both, *sides = (None, 0, 0) if boundary is None else boundary
+        return cls(
+            iou=ious(confusion),
+            accuracy=_share(hits, confusion.sum(1)),
+            f1=_share(2 * hits, sums),
+            pixel_accuracy=float(_share(hits.sum(), confusion.sum())),
+            boundary_iou=None if boundary is None else _share(both, sum(sides) - both),
+            names=names,
+        )
+
+    @property
+    def mean_iou(self) -> float:
+        return float(_mean(self.iou))
+
+    @property
+    def mean_accuracy(self) -> float:
+        return float(_mean(self.accuracy))
+
+    def means(self) -> dict[str, float]:
+        """The three figures of a network, by the names mmsegmentation gives them."""
+        return {"aAcc": self.pixel_accuracy, "mIoU": self.mean_iou, "mAcc": self.mean_accuracy}
+
+    def summary(self) -> dict[str, float]:
+        """`means`, mean F1 with and without background, and the mean boundary IoU if known."""
+        figures = self.means() | {
+            "mF1": float(_mean(self.f1)),
+            "mF1_without_background": float(_mean(self.f1[1:])),
+        }
+        if self.boundary_iou is not None:
+            figures["mBoundaryIoU"] = float(_mean(self.boundary_iou))
+        return figures
+
+    def per_class(self) -> dict[str, np.ndarray]:
+        """Title -> [C], as the tables show it."""
+        columns = {"IoU": self.iou, "Acc": self.accuracy, "F1": self.f1}
+        return columns | ({} if self.boundary_iou is None else {"BoundaryIoU": self.boundary_iou})
 
 
 def join_left_right(confusion: np.ndarray) -> np.ndarray:
@@ -119,7 +118,7 @@ def join_left_right(confusion: np.ndarray) -> np.ndarray:
 def joined_scores(confusion: np.ndarray) -> Scores:
     """Scores of the 16 classes left when left and right eye, brow and ear are one class each."""
     names = [NAMES[index].removeprefix("left_") for index in JOINED]
-    return scores(join_left_right(confusion), names=names)
+    return Scores.of(join_left_right(confusion), names=names)
 
 
 def picture_f1(confusions: np.ndarray) -> np.ndarray:
@@ -136,8 +135,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """95 % interval (low, high) of mIoU if other such pictures had been drawn: int [N, 19, 19].
 
-    Percentiles over `samples` draws of N pictures with replacement. A class that a draw has not is
-    left out of its mean.
+    Percentiles over `samples` draws of N pictures with replacement. Classes absent from a
+    draw are left out of its mean.
     """
     rng, number = np.random.default_rng(seed), len(confusions)
     cells = confusions.reshape(number, -1).astype(np.float64)  # BLAS multiplies no integers

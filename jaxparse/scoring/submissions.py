@@ -1,4 +1,10 @@
-"""NEW MODULE."""
+"""The zip of masks that a face parsing challenge takes: packing one, and finding its faults.
+
+`server` is the format of the CelebAMask-HQ challenge: one folder of any name with a PNG per test
+image. `codabench` is that of the newer challenges on CodaBench (NTU, 1000 training pictures): the
+same PNGs in `masks/`, and in the test phase `solution/` with the code beside it. Both want 512x512
+pixels of 8 bit, the classes 0..18 themselves, and the name of the image except for the suffix.
+"""
 
 import io
 import os
@@ -6,7 +12,6 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +22,7 @@ from PIL import Image
 from jaxparse.classes import NUM_CLASSES
 from jaxparse.data.folders import find_images
 from jaxparse.data.images import READ_ERRORS
-from jaxparse.files import atomic_path
+from jaxparse.files import atomic_path, read_ahead, reason
 from jaxparse.scoring.zip_names import Format, ZipNames, mask_folder
 
 SIZE = (512, 512)
@@ -29,7 +34,7 @@ COLOURS = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale and alpha", 6: 
 GREYSCALE_OR_PALETTE = (0, 3)
 
 
-class Report(NamedTuple):
+class Inspection(NamedTuple):
     """What is in a zip: a line per fault, sorted; a line per oddity that no server refuses."""
 
     count: int  # good masks
@@ -40,7 +45,7 @@ class Report(NamedTuple):
 def decode_mask(data: bytes) -> np.ndarray:
     """A PNG's classes, uint8 [512, 512]. Raises ValueError that says what no server would take."""
     if not data.startswith(PNG_START) or len(data) < 26:
-        raise ValueError("is no PNG inside; save the classes as one, a new suffix is not enough")
+        raise ValueError("is not a PNG; convert it (renaming is not enough)")
     # From the header: Pillow shows palettes of 1, 2 and 4 bits as mode P too.
     width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
     if (width, height) != SIZE:
@@ -54,48 +59,45 @@ def decode_mask(data: bytes) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
             label = np.asarray(picture)
     except READ_ERRORS as error:
-        raise ValueError(f"cannot be decoded ({_reason(error)}); write it anew") from error
+        raise ValueError(f"cannot be decoded ({reason(error)}); write it again") from error
     if label.max() >= NUM_CLASSES:
         bad = ", ".join(map(str, np.unique(label[label >= NUM_CLASSES])[:5]))
         raise ValueError(f"holds {bad}, outside 0..{NUM_CLASSES - 1}; give every pixel a class")
     return label
 
 
-def _reason(error: Exception) -> str:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(reason.split()) or type(error).__name__
-
-
-def inspect_submission(path: Path, images: Path | Sequence[Path], format: Format) -> Report:
+def inspect_submission(path: Path, images: Path | Sequence[Path], format: Format) -> Inspection:
     """Reads the whole zip in threads; `images` are the test images or their folder.
 
-    Raises ValueError for a folder without images or two of one name; what is wrong with the zip,
-    the lack of one included, is in the report.
+    Raises ValueError for a folder without images or two images of one name; faults of the zip,
+    also a missing one, are in the result.
     """
-    wanted = _mask_names(images)
+    wanted = mask_names(images)
     try:
         archive = zipfile.ZipFile(path)
     except ZIP_ERRORS as error:
-        return Report(0, [f"{path}: cannot be read as a zip ({_reason(error)}); zip it anew"], [])
-    with archive, ThreadPoolExecutor(os.cpu_count()) as pool:
+        return Inspection(
+            0, [f"{path}: cannot be read as a zip ({reason(error)}); zip it again"], []
+        )
+    with archive:
         names = ZipNames(archive.infolist(), mask_folder(path, format), wanted, format)
         if not names.files:
-            return Report(0, [f"{path}: holds no file; expected {len(wanted)} masks"], [])
+            return Inspection(0, [f"{path}: holds no file; expected {len(wanted)} masks"], [])
         faults = names.faults()
         good = [name for name in names.files if name not in faults]
-        results = list(pool.map(partial(_read_member, archive, names.folder), good))
-    masks = {}
-    for name, result in zip(good, results, strict=True):
-        if isinstance(result, ValueError):
-            faults[name] = str(result)
-        elif result is not None:
-            masks[name] = result
+        masks = {}
+        read = partial(_read_member, archive, names.folder)
+        for name, result in read_ahead(read, good, os.cpu_count() or 1):
+            if isinstance(result, ValueError):
+                faults[name] = str(result)
+            elif result is not None:
+                masks[name] = result
     # A name may hold anything, line breaks too.
     lines = [f"{n if n.isprintable() else ascii(n)}: {fault}" for n, fault in faults.items()]
-    return Report(len(masks), sorted(lines), _warnings(masks))
+    return Inspection(len(masks), sorted(lines), _warnings(masks))
 
 
-def _mask_names(images: Path | Sequence[Path]) -> dict[str, Path]:
+def mask_names(images: Path | Sequence[Path]) -> dict[str, Path]:
     """Name of the mask -> its image. Raises ValueError for two of one name."""
     names: dict[str, Path] = {}
     for image in find_images([images] if isinstance(images, Path) else images):
@@ -105,18 +107,15 @@ def _mask_names(images: Path | Sequence[Path]) -> dict[str, Path]:
     return names
 
 
-def _read_member(archive: zipfile.ZipFile, folder: str, name: str) -> int | ValueError | None:
-    """The mask's checksum, 0 for background alone; what is wrong with it; None for code."""
+def _read_member(archive: zipfile.ZipFile, folder: str, name: str) -> int | None:
+    """The mask's checksum, 0 for a mask of only background; None for code. Raises ValueError."""
     try:
         data = archive.read(name)
     except ZIP_ERRORS as error:
-        return ValueError(f"cannot be unpacked ({_reason(error)}); zip it anew")
+        raise ValueError(f"cannot be unpacked ({reason(error)}); zip it again") from error
     if not name.startswith(f"{folder}/"):
         return None
-    try:
-        label = decode_mask(data)
-    except ValueError as error:
-        return error
+    label = decode_mask(data)
     return zlib.crc32(label) if label.any() else 0
 
 
@@ -140,12 +139,12 @@ def write_submission(
 ) -> list[str]:
     """Packs masks/STEM.png of every image, byte for byte; the same masks give the same zip.
 
-    Other files in `masks` are left out. The zip is checked before it gets its name: raises
-    ValueError with a line per fault (the first 20) and leaves what was there. Returns warnings.
+    Other files in `masks` are skipped. The zip is checked before it replaces `output`: raises
+    ValueError with a line per fault (the first 20) and keeps the old file. Returns warnings.
     """
     if output.suffix != ".zip":
         raise ValueError(f"{output} does not end in .zip; name the submission so")
-    wanted = _mask_names(images)
+    wanted = mask_names(images)
     names = sorted(name for name in wanted if (masks / name).is_file())
     if not names:
         raise ValueError(
@@ -160,7 +159,7 @@ def write_submission(
         report = inspect_submission(temporary, images, format)
         if report.faults:
             lines = fault_lines(report.faults)
-            raise ValueError("\n".join([f"{output} is not written, as of {masks}", *lines]))
+            raise ValueError("\n".join([f"{output} is not written; faults in {masks}:", *lines]))
     return report.warnings
 
 

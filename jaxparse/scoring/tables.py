@@ -11,7 +11,7 @@ from jaxparse.scoring.scores import Scores
 
 
 def percent(share: float) -> float | None:
-    """0..1 -> 0..100, rounded to 4 decimals; None for NaN, which JSON has not."""
+    """0..1 -> 0..100, rounded to 4 decimals; None for NaN (not valid JSON)."""
     return None if math.isnan(share) else round(100 * float(share), 4)
 
 

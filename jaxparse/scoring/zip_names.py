@@ -19,7 +19,7 @@ def mask_folder(path: Path, format: Format) -> str:
 class ZipNames:
     """The entries of a zip, for the masks `wanted`: name -> image.
 
-    `folder` is where the masks belong; under `server` another name will do, if it is the only one.
+    `folder` is where the masks belong; `server` accepts any single folder name.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ZipNames:
         name = entry.filename
         parts = name.removesuffix("/").split("/")
         if "\\" in name or ":" in parts[0] or {"", ".", ".."} & set(parts):
-            return "is no plain path inside the zip; zip the folder itself, with / in the names"
+            return "is not a plain path inside the zip; zip the folder itself, with / in the names"
         if self.counts[name] > 1:
             return f"is in the zip {self.counts[name]} times; keep one"
         if entry.flag_bits & 1:
@@ -74,7 +74,7 @@ class ZipNames:
             return "is a leftover of the operating system or an editor; zip without it"
         if entry.is_dir():
             empty = not any(file.startswith(name) for file in self.files)
-            return f"is a further folder; expected {self.folder}/ alone" if empty else None
+            return f"is a second folder; expected only {self.folder}/" if empty else None
         file = parts[-1]
         if parts[:-1] != [self.folder]:
             return f"does not lie directly in {self.folder}/; expected {self.folder}/{file}"
@@ -83,8 +83,8 @@ class ZipNames:
         meant = self._meant(file)
         if meant is None or f"{self.folder}/{meant}" in self.counts:
             return "belongs to no image; remove it"
-        mend = "rename it" if file.lower().endswith(".png") else "save it as a PNG"
-        return f"is not named as its image, expected {meant}; {mend}"
+        fix = "rename it" if file.lower().endswith(".png") else "save it as a PNG"
+        return f"is not named as its image, expected {meant}; {fix}"
 
 
 def _is_leftover(name: str) -> bool:

@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import grain
 import jax
@@ -16,15 +15,84 @@ import orbax.checkpoint as ocp
 from grain.checkpoint import CheckpointRestore, CheckpointSave
 from jax.experimental import multihost_utils
 
+from jaxparse.devices import PyTree
 from jaxparse.files import reason, writing
 
+SUMS = "crc32.json"  # in a sealed folder: the checksums of the files in its sub-folders
 
-def used_fields(state: Any) -> dict[str, Any]:  # noqa: ANN401
+
+def quiet_aftermath() -> None:
+    """Silences the follow-up tracebacks of a failed orbax read or write.
+
+    The first failure is raised; asyncio then logs, and tensorstore's callbacks print, one more for
+    each array that was being read or written.
+    """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    show = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            show(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def checksums(folder: Path) -> dict[str, int]:
+    """CRC-32 of every file in the folder's folders, by relative path."""
+    return {
+        str(path.relative_to(folder)): _crc32(path)
+        for path in sorted(folder.glob("*/**/*"))
+        if path.is_file()
+    }
+
+
+def _crc32(path: Path) -> int:
+    total = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 24):
+            total = zlib.crc32(chunk, total)
+    return total
+
+
+def seal(folder: Path) -> None:
+    """Stores the checksums; files beside the sub-folders may still change, as orbax's do."""
+    (folder / SUMS).write_text(json.dumps(checksums(folder), indent=1))
+
+
+def require_intact(folder: Path) -> None:
+    """Raises ValueError naming a file that changed since `seal`; an unsealed folder passes."""
+    if not (folder / SUMS).is_file():
+        return
+    found = checksums(folder)
+    for name, total in json.loads((folder / SUMS).read_text()).items():
+        if found.get(name) != total:
+            raise ValueError(f"{name} is {'damaged' if name in found else 'missing'}")
+
+
+def used_fields(state: PyTree) -> dict[str, PyTree]:
     """Fields of a TrainState that are not None: a run's checkpoint holds no others.
 
-    So checkpoints from before a field was there go on being read.
+    Checkpoints saved before a field existed can therefore still be read.
     """
     return {name: value for name, value in state._asdict().items() if value is not None}
+
+
+def _data_file(index: int, count: int | str) -> str:
+    """The file where grain keeps the data position of one of `count` processes."""
+    return f"process_{index}-of-{count}.json"
+
+
+def _restore_shared_position(data: Path, loader: grain.DatasetIterator) -> None:
+    """Restores the data position saved by a run with another number of processes.
+
+    Together they have taken all pictures up to there, each the same number.
+    """
+    counts = [int(path.stem.rsplit("-", 1)[1]) for path in data.glob(_data_file(0, "*"))]
+    if len(counts) != 1:
+        raise ValueError(f"{data} holds no data position; delete that checkpoint, {data.parent}")
+    taken = json.loads((data / _data_file(0, counts[0])).read_text())["next_index"] * counts[0]
+    loader.set_state({"next_index": taken // jax.process_count()})
 
 
 class Checkpoints:
@@ -46,7 +114,7 @@ class Checkpoints:
         self.manager = ocp.CheckpointManager(self.folder, options=options)
 
     def _seal(self) -> None:
-        """Before orbax gives a written checkpoint its name: all is there, nothing counts yet."""
+        """Called when all files are written, before orbax renames the folder into place."""
         if jax.process_index() == 0:
             seal(next(self.folder.glob(f"{self._saving}.*tmp*")))
 
@@ -73,7 +141,7 @@ class Checkpoints:
         if not self.manager.is_saving_in_progress():
             self.latest_step()
 
-    def save(self, step: int, state: Any, loader: grain.DatasetIterator) -> None:  # noqa: ANN401
+    def save(self, step: int, state: PyTree, loader: grain.DatasetIterator) -> None:
         """Saves after `step` steps, unless that is already saved."""
         if step == self.latest_step():
             return
@@ -82,12 +150,14 @@ class Checkpoints:
         with self._writing():
             self.manager.save(step, args=ocp.args.Composite(**args))
 
-    def restore(self, state: Any, loader: grain.DatasetIterator) -> tuple[Any, int, list[str]]:  # noqa: ANN401
-        """The newest TrainState that is whole, its step, and a line on each newer one.
+    def restore(
+        self, state: PyTree, loader: grain.DatasetIterator
+    ) -> tuple[PyTree, int, list[str]]:
+        """Restores the newest intact checkpoint: (state, step, a line per newer damaged one).
 
-        Placed like `state`, which comes back, with 0, if there is no checkpoint; `loader` is moved
-        to its place. Those that cannot be read are renamed to STEP.corrupt, to be out of the way.
-        Raises ValueError if none can: never from the start by itself.
+        The state is placed like `state`, which comes back with step 0 if there is no checkpoint;
+        `loader` is moved to its position. Damaged ones are renamed to STEP.corrupt. Raises
+        ValueError if there are checkpoints and none can be read: it never restarts silently.
         """
         folders = (path for path in self.folder.iterdir() if path.name.isdigit())
         faults: dict[Path, str] = {}
@@ -103,18 +173,18 @@ class Checkpoints:
             return state, 0, []
         listed = "; ".join(f"{folder.name}: {fault}" for folder, fault in faults.items())
         raise ValueError(
-            f"no checkpoint in {self.folder} can be read ({listed}); copy one back, or delete that "
-            "folder to start anew"
+            f"no checkpoint in {self.folder} can be read ({listed}); restore one from a copy, or "
+            "delete that folder to start from the first step"
         )
 
-    def _read(self, step: int, state: Any, loader: grain.DatasetIterator) -> Any:  # noqa: ANN401
+    def _read(self, step: int, state: PyTree, loader: grain.DatasetIterator) -> PyTree:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, used_fields(state))
         args = {"state": ocp.args.StandardRestore(abstract)}
         data = self.folder / str(step) / "data"
         if (data / _data_file(jax.process_index(), jax.process_count())).exists():
             args["data"] = CheckpointRestore(loader)
         else:
-            _divide_anew(data, loader)
+            _restore_shared_position(data, loader)
         restored = self.manager.restore(step, args=ocp.args.Composite(**args))
         return state._replace(**restored.state)
 
@@ -124,7 +194,7 @@ class Checkpoints:
             return lines
         for folder, fault in faults.items():
             aside = folder.with_name(f"{folder.name}.corrupt")
-            lines.append(f"{folder} cannot be read ({fault}); it is put aside as {aside.name}")
+            lines.append(f"{folder} cannot be read ({fault}); it was renamed to {aside.name}")
             if jax.process_index() == 0:
                 shutil.rmtree(aside, ignore_errors=True)
                 folder.rename(aside)
@@ -136,74 +206,3 @@ class Checkpoints:
         """Waits until all is on disk. Raises OSError if the last could not be written."""
         self.latest_step()
         self.manager.close()
-
-
-def _data_file(index: int, count: int | str) -> str:
-    """Where grain keeps the place in the data of one of `count` processes."""
-    return f"process_{index}-of-{count}.json"
-
-
-def _divide_anew(data: Path, loader: grain.DatasetIterator) -> None:
-    """Moves `loader` to the place that another number of processes have saved in `data`.
-
-    Together they have taken all pictures up to there, each the same number.
-    """
-    counts = [int(path.stem.rsplit("-", 1)[1]) for path in data.glob(_data_file(0, "*"))]
-    if len(counts) != 1:
-        raise ValueError(
-            f"{data} holds no place in the data; delete that checkpoint, {data.parent}"
-        )
-    taken = json.loads((data / _data_file(0, counts[0])).read_text())["next_index"] * counts[0]
-    loader.set_state({"next_index": taken // jax.process_count()})
-
-
-SUMS = "crc32.json"  # in a sealed folder: of what is in its folders
-
-
-def quiet_aftermath() -> None:
-    """Keeps the hundred traces off the terminal that follow an orbax read or write that failed.
-
-    The first failure is raised and told; asyncio then logs, and tensorstore's callbacks print, one
-    more for each array that was under way.
-    """
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    show = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:  # noqa: ANN401
-        if str(unraisable.exc_value) != "Event loop is closed":
-            show(unraisable)
-
-    sys.unraisablehook = hook
-
-
-def checksums(folder: Path) -> dict[str, int]:
-    """CRC-32 of every file in the folder's folders, by relative path."""
-    return {
-        str(path.relative_to(folder)): _crc32(path)
-        for path in sorted(folder.glob("*/**/*"))
-        if path.is_file()
-    }
-
-
-def _crc32(path: Path) -> int:
-    total = 0
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 24):
-            total = zlib.crc32(chunk, total)
-    return total
-
-
-def seal(folder: Path) -> None:
-    """Writes down the checksums; files beside the folders may still change, as orbax's do."""
-    (folder / SUMS).write_text(json.dumps(checksums(folder), indent=1))
-
-
-def require_intact(folder: Path) -> None:
-    """Raises ValueError naming a file that is not as it was sealed; a folder unsealed passes."""
-    if not (folder / SUMS).is_file():
-        return
-    found = checksums(folder)
-    for name, total in json.loads((folder / SUMS).read_text()).items():
-        if found.get(name) != total:
-            raise ValueError(f"{name} is {'damaged' if name in found else 'missing'}")

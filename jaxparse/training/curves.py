@@ -1,4 +1,4 @@
-"""NEW MODULE."""
+"""Curves of runs as one figure: loss, learning rate, scores, IoU per class."""
 
 import numpy as np
 from matplotlib.axes import Axes

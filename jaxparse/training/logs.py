@@ -1,23 +1,15 @@
-"""What a run writes down: metrics.jsonl, one object a line, and TensorBoard events of the same."""
+"""The log of a run: metrics.jsonl, one object per line, and the same as TensorBoard events."""
 
 import json
-import math
 import os
 from contextlib import AbstractContextManager, suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from jaxparse.classes import NAMES
-from jaxparse.config import (
-    Config,
-)
 from jaxparse.files import atomic_path, writing
-from jaxparse.training.optim import learning_rate
-from jaxparse.training.steps import StepMetrics
 
 METRICS = "metrics.jsonl"
 TENSORBOARD_DIR = "tensorboard"
@@ -26,7 +18,7 @@ TENSORBOARD_DIR = "tensorboard"
 def read_rows(path: Path) -> list[dict[str, float]]:
     """The rows of a metrics.jsonl, oldest first, each with its `step`.
 
-    Skips lines that are no row: what a killed process left unfinished, or a running one has yet to.
+    Skips incomplete lines of killed or still running processes.
     """
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     return [row for line in lines if (row := _parse(line))]
@@ -43,7 +35,7 @@ def _parse(line: str) -> dict[str, float] | None:
 class MetricsLog:
     """Appends rows to metrics.jsonl in `workdir` and to TensorBoard.
 
-    A run that goes on from `step` drops the rows after it: they will be made again. `rows` are
+    A run that resumes after `step` drops the rows after it: they will be written again. `rows` are
     the rows so far, oldest first, each with its `step`. Only the main process writes files.
     """
 
@@ -126,12 +118,14 @@ def read_runs(folders: list[Path]) -> list[Run]:
     Raises ValueError for a folder that is not a run's, or more folders than colours.
     """
     if not 0 < len(folders) <= len(COLOURS):
-        raise ValueError(f"{len(folders)} runs are named; give the folders of 1 to {len(COLOURS)}")
+        raise ValueError(f"{len(folders)} runs are given; give the folders of 1 to {len(COLOURS)}")
     for folder in folders:
         if not folder.is_dir():
-            raise ValueError(f"{folder} is no folder; give a run's, which holds {METRICS}")
+            raise ValueError(f"{folder} is not a folder; give a run's, which holds {METRICS}")
         if not (folder / METRICS).is_file():
-            raise ValueError(f"{folder} holds no {METRICS}; give the folder of a run that began")
+            raise ValueError(
+                f"{folder} has no {METRICS}; give the folder of a run that jaxparse.train made"
+            )
     names = [folder.resolve().name for folder in folders]
     labels = (str(f) if names.count(n) > 1 else n for f, n in zip(folders, names, strict=True))
     return list(map(Run, labels, COLOURS, (read_rows(folder / METRICS) for folder in folders)))
@@ -145,7 +139,7 @@ def series(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def best_row(run: Run) -> dict[str, float]:
-    """All that was logged at the evaluation of the highest mIoU; of equals the first, whose weights
+    """All that was logged at the evaluation with the highest mIoU: the first of equals, the one
     training keeps. Empty before the first evaluation.
     """
     steps, values = series(run, "val/mIoU")
@@ -158,35 +152,3 @@ def best_row(run: Run) -> dict[str, float]:
 def class_ious(row: dict[str, float]) -> np.ndarray:
     """IoU [19] in percent; NaN for classes that were absent, or not logged."""
     return 100 * np.array([row.get(f"IoU/{name}", np.nan) for name in NAMES])
-
-
-def summarise(
-    config: Config, interval: list[StepMetrics], step: int, seconds: float
-) -> dict[str, float]:
-    """Means over the steps of an interval that ended with `step`, for the log.
-
-    Losses that overflowed in steps that float16 skipped are left out; the loss scale is the last.
-    """
-
-    def mean(*values: np.ndarray) -> float:
-        finite = [value for value in values if math.isfinite(value)]
-        return float(np.mean(finite)) if finite else math.nan
-
-    scale = interval[-1].loss_scale
-    means = jax.tree.map(mean, *(m._replace(loss_scale=None) for m in jax.device_get(interval)))
-    return {name: value for name, value in means._asdict().items() if value is not None} | {
-        **({} if scale is None else {"loss_scale": float(scale)}),
-        "learning_rate": float(learning_rate(config, step - 1)),
-        "seconds_per_step": seconds / len(interval),
-    }
-
-
-def log_line(config: Config, step: int, row: dict[str, float]) -> str:
-    """One line for the terminal."""
-    left = timedelta(seconds=round((config.steps - step) * row["seconds_per_step"]))
-    return (
-        f"step {step}/{config.steps}  loss {row['loss']:.4f} "
-        f"(decode {row['decode_loss']:.4f}, auxiliary {row['auxiliary_loss']:.4f})  "
-        f"accuracy {100 * row['pixel_accuracy']:.2f} %  learning rate {row['learning_rate']:.3g}  "
-        f"{row['seconds_per_step']:.3f} s/step  {left} left"
-    )

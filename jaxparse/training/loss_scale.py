@@ -6,11 +6,13 @@ it halves and the step is skipped: weights, running statistics, the optimiser an
 the average stay as they were; only the count of steps goes on, and with it data and dropout.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from jaxparse.devices import PyTree
 
 INITIAL_SCALE = 2.0**15
 GROWTH_STEPS = 2000
@@ -27,7 +29,7 @@ def initial_loss_scale() -> LossScale:
     return LossScale(jnp.asarray(INITIAL_SCALE, jnp.float32), jnp.zeros((), jnp.int32))
 
 
-def all_finite(tree: Any) -> Array:  # noqa: ANN401
+def all_finite(tree: PyTree) -> Array:
     """Whether no array of the tree holds an infinity or a NaN."""
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 

@@ -1,4 +1,4 @@
-"""Classes from logits and their confusion matrix, on the device; `scoring` makes scores of it."""
+"""Pixel accuracy and the confusion matrix, on the device; `scoring` makes scores of it."""
 
 import jax
 import jax.numpy as jnp

@@ -1,33 +1,27 @@
-"""Training and evaluation steps: jit-compiled functions of plain dicts.
+"""The training step and its state: a jit-compiled function of plain dicts.
 
 The network is split once into its graph definition and dicts of arrays; inside the compiled
 functions it is merged again. The mesh has one axis, `data`, over all devices: batches are sharded
 along it, everything else is replicated, and jit inserts the communication.
 """
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 from jax import Array
 from jax.sharding import Mesh
 
 from jaxparse.config import Config
-from jaxparse.devices import (
-    Batch,
-    replicated,
-)
+from jaxparse.devices import Batch, PyTree, replicated
 from jaxparse.models import build_model, split_model
 from jaxparse.models.ops.resize import resize_logits
 from jaxparse.models.segmentor import normalise
 from jaxparse.parsing.network import highest_class
-from jaxparse.training.checkpoint import Checkpoints
 from jaxparse.training.loss_scale import LossScale, adjust, all_finite, initial_loss_scale
 from jaxparse.training.losses import cross_entropy
 from jaxparse.training.metrics import pixel_accuracy
@@ -57,7 +51,7 @@ class StepMetrics(NamedTuple):
 
 
 def init_state(config: Config, mesh: Mesh) -> TrainState:
-    """The state before the first step, from noise of `config.seed`."""
+    """The state before the first step, randomly initialised from `config.seed`."""
 
     def init() -> TrainState:
         model = build_model(config, jax.random.key(config.seed))
@@ -71,6 +65,33 @@ def init_state(config: Config, mesh: Mesh) -> TrainState:
     return jax.jit(init, out_shardings=replicated(mesh))()
 
 
+def start_state(config: Config, mesh: Mesh, weights: Path | None) -> TrainState:
+    """The state before the first step: random initialisation, then the file's weights over it."""
+    state = init_state(config, mesh)
+    if weights is None:
+        return state
+    loaded = load_weights(weights, config, state.params, state.batch_stats, allow_fresh=True)
+    weights = dict(zip(("params", "batch_stats"), loaded, strict=True))
+    weights = jax.device_put(weights, replicated(mesh))
+    # Copied: the step donates both.
+    ema = jax.tree.map(jnp.copy, weights) if state.ema else None
+    return state._replace(**weights, ema=ema)
+
+
+def select(condition: Array, new: PyTree, old: PyTree) -> PyTree:
+    """The tree `new` if the condition holds, else `old`."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
+def average(decay: float, step: Array, old: PyTree, new: PyTree) -> PyTree:
+    """Moving average of a tree after the 0-based `step`, faster at the start, as in TensorFlow.
+
+    min(decay, (1 + step) / (10 + step)) of the old and the rest of the new.
+    """
+    share = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda a, b: a + share.astype(a.dtype) * (b - a), old, new)
+
+
 def losses(
     graphdef: nnx.GraphDef,
     params: dict[str, Any],
@@ -78,8 +99,7 @@ def losses(
     image: Array,
     label: Array,
     key: Array,
-    auxiliary_weight: float,
-    remat: bool = False,
+    config: Config,
 ) -> tuple[Array, tuple[StepMetrics, dict[str, Any]]]:
     """Total loss, its metrics and the new batch_stats, in training mode.
 
@@ -87,11 +107,11 @@ def losses(
     holds 0..18 and 255.
     """
     model = nnx.merge(graphdef, params, batch_stats)
-    model = nnx.view(model, deterministic=False, use_running_average=False, remat=remat)
+    model = nnx.view(model, deterministic=False, use_running_average=False, remat=config.remat)
     logits = model(image, nnx.Rngs(dropout=key))
     decode, auxiliary = (resize_logits(x, label.shape[1:3]) for x in logits)
     decode_loss = cross_entropy(decode, label)
-    auxiliary_loss = auxiliary_weight * cross_entropy(auxiliary, label)
+    auxiliary_loss = config.auxiliary_weight * cross_entropy(auxiliary, label)
     loss = decode_loss + auxiliary_loss
     accuracy = pixel_accuracy(highest_class(decode), label)
     metrics = StepMetrics(loss, decode_loss, auxiliary_loss, accuracy)
@@ -109,16 +129,8 @@ def gradients(
         scale = state.loss_scale.scale
 
     def loss_function(params: dict[str, Any]) -> tuple[Array, Any]:
-        loss, rest = losses(
-            graphdef,
-            params,
-            state.batch_stats,
-            image,
-            batch["label"],
-            key,
-            config.auxiliary_weight,
-            config.remat,
-        )
+        label = batch["label"]
+        loss, rest = losses(graphdef, params, state.batch_stats, image, label, key, config)
         return loss * scale, rest
 
     grads, (metrics, batch_stats) = jax.grad(loss_function, has_aux=True)(state.params)
@@ -138,7 +150,7 @@ def accumulated_gradients(
         return gradients(graphdef, state, batch, key, config)
     batch = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
-    def add_part(carry: Any, part: tuple[Array, Batch]) -> tuple[Any, StepMetrics]:  # noqa: ANN401
+    def add_part(carry: PyTree, part: tuple[Array, Batch]) -> tuple[PyTree, StepMetrics]:
         total, batch_stats = carry
         index, pictures = part
         grads, metrics, batch_stats = gradients(
@@ -186,66 +198,3 @@ def make_train_step(
         return new._replace(step=state.step + 1), metrics
 
     return jax.jit(train_step, donate_argnums=0)
-
-
-def select(condition: Array, new: Any, old: Any) -> Any:  # noqa: ANN401
-    """The tree `new` if the condition holds, else `old`."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
-
-
-def average(decay: float, step: Array, old: Any, new: Any) -> Any:  # noqa: ANN401
-    """Moving average of a tree after the 0-based `step`, faster at the start, as in TensorFlow.
-
-    min(decay, (1 + step) / (10 + step)) of the old and the rest of the new.
-    """
-    share = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
-    return jax.tree.map(lambda a, b: a + share.astype(a.dtype) * (b - a), old, new)
-
-
-class NonFiniteLossError(ValueError):
-    """The loss, or a weight, became infinite or not a number."""
-
-
-def start_state(config: Config, mesh: Mesh, weights: Path | None) -> TrainState:
-    """The state before the first step: noise, or the file's weights as far as they reach."""
-    state = init_state(config, mesh)
-    if weights is None:
-        return state
-    loaded = load_weights(weights, config, state.params, state.batch_stats, allow_fresh=True)
-    weights = dict(zip(("params", "batch_stats"), loaded, strict=True))
-    weights = jax.device_put(weights, replicated(mesh))
-    # Copied: the step donates both.
-    ema = jax.tree.map(jnp.copy, weights) if state.ema else None
-    return state._replace(**weights, ema=ema)
-
-
-def require_finite(metrics: StepMetrics, step: int, checkpoints: Checkpoints) -> None:
-    """Raises NonFiniteLossError if the loss of `step` is not a number.
-
-    In float16 such a step was skipped and changed nothing: only a loss scale below 1 is too much.
-    """
-    if metrics.loss_scale is None:
-        loss = float(metrics.loss)
-        if not math.isfinite(loss):
-            raise non_finite(f"the loss of step {step} is {loss}", checkpoints)
-    elif metrics.loss_scale < 1:
-        scale = float(metrics.loss_scale)
-        fault = f"the gradients overflow at step {step} even with a loss scale of {scale}"
-        raise non_finite(fault, checkpoints)
-
-
-def require_finite_state(state: TrainState, step: int, checkpoints: Checkpoints) -> None:
-    """Raises NonFiniteLossError if an array is not all finite: a finite loss can precede that."""
-    for path, array in jax.tree.leaves_with_path(state):
-        if not np.isfinite(np.asarray(array)).all():
-            name = jax.tree_util.keystr(path, simple=True, separator=".")
-            raise non_finite(f"{name} is not finite after step {step}", checkpoints)
-
-
-def non_finite(what: str, checkpoints: Checkpoints) -> NonFiniteLossError:
-    kept = checkpoints.latest_step()
-    where = f"the checkpoint after step {kept} is kept" if kept else "there is no checkpoint yet"
-    return NonFiniteLossError(
-        f"{what}; {where}: look at the data (python -m jaxparse.data --check DIR) or lower "
-        "--learning-rate"
-    )

@@ -1,4 +1,8 @@
-"""Evaluation within a training run: the log's val rows and the weights of the best step."""
+"""Evaluation within a training run: the log's val rows and the weights of the best step.
+
+One compiled program counts a confusion matrix on the devices, without leaving the run's mesh;
+`jaxparse.evaluate` goes through the Parser instead, for test-time augmentation and boundary IoU.
+"""
 
 import math
 from collections.abc import Callable
@@ -22,14 +26,51 @@ from jaxparse.files import writing
 from jaxparse.models.ops.resize import resize_logits
 from jaxparse.parsing.network import highest_class, make_logits_step, predict_label
 from jaxparse.parsing.overlay import contact_sheet
-from jaxparse.scoring.scores import Scores, scores
+from jaxparse.scoring.scores import Scores
 from jaxparse.training.logs import MetricsLog
 from jaxparse.training.metrics import confusion_matrix
 from jaxparse.training.steps import TrainState
 from jaxparse.weights.files import BEST_EMA_WEIGHTS, BEST_WEIGHTS, flatten, save_weights
 
 
-def evaluate(
+def make_eval_step(config: Config) -> Callable[..., Array]:
+    """The compiled evaluation of one batch, as `data.loaders.make_eval_loader` gives it.
+
+    (params, batch_stats, {image, label, size}) -> confusion matrix int32 [19, 19]. One program per
+    size of the padded labels.
+    """
+    logits_step = make_logits_step(config)
+
+    def eval_step(params: dict[str, Any], batch_stats: dict[str, Any], batch: Batch) -> Array:
+        logits = logits_step(params, batch_stats, batch["image"])
+        label = batch["label"]
+        # One picture at a time, 19 full-size maps each. Two loops: in one, XLA would recompute the
+        # prediction for each of the 19 rows that are counted, 8 times as slow.
+        predictions = jax.lax.map(
+            lambda picture: predict_label(*picture, label.shape[1:]), (logits, batch["size"])
+        )
+        counts = jax.lax.map(lambda picture: confusion_matrix(*picture), (label, predictions))
+        return counts.sum(0)
+
+    mesh, everywhere, shards = make_mesh(), PartitionSpec(), PartitionSpec("data")
+    if mesh.size == 1:
+        return jax.jit(eval_step)
+
+    # A loop over the pictures of all devices would gather them on each.
+    @partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(everywhere, everywhere, shards),
+        out_specs=everywhere,
+        check_vma=False,
+    )
+    def sharded_step(params: dict[str, Any], batch_stats: dict[str, Any], batch: Batch) -> Array:
+        return jax.lax.psum(eval_step(params, batch_stats, batch), "data")
+
+    return jax.jit(sharded_step)
+
+
+def confusion_of(
     eval_step: Callable[..., Array],
     params: dict[str, Any],
     batch_stats: dict[str, Any],
@@ -38,7 +79,7 @@ def evaluate(
 ) -> np.ndarray:
     """Confusion matrix int64 [19, 19] over all pictures of `loader`, rows by label.
 
-    `eval_step` is that of `steps.make_eval_step`; params and batch_stats are replicated over the
+    `eval_step` is that of `make_eval_step`; params and batch_stats are replicated over the
     devices. `advance(n)` is called after every batch with the number of pictures begun so far, all
     processes together.
     """
@@ -62,9 +103,9 @@ def write_examples(
     batch_stats: dict[str, Any],
     loader: EvalLoader,
 ) -> None:
-    """Writes the pictures of the first batch beside their masks and the network's, as one image.
+    """Writes one image of the first batch: pictures, masks and predictions side by side.
 
-    All at the network's input size. Runs on this process's first device alone.
+    All at the network's input size. Runs on this process's first device only.
     """
     params, batch_stats = jax.device_get((params, batch_stats))
     batch, side = next(iter(loader)), config.image_size
@@ -81,10 +122,10 @@ def write_examples(
 
 
 class StoppedError(Exception):
-    """An evaluation was broken off: the run is to stop."""
+    """Raised to abort an evaluation when the run was asked to stop."""
 
 
-class Evaluation:
+class Validation:
     """Scores the network on the val pictures; keeps the weights of the best evaluation."""
 
     def __init__(
@@ -99,11 +140,11 @@ class Evaluation:
         return step % self.config.eval_every == 0 or step == self.config.steps
 
     def is_missing(self, step: int) -> bool:
-        """Whether the run ended between the checkpoint after `step` and its evaluation's end."""
+        """Whether the evaluation due after `step` has not been finished: the run stopped before."""
         return step > 0 and self.is_due(step) and not self.log.has("val/mIoU", step)
 
     def __call__(self, state: TrainState, step: int) -> Scores | None:
-        """The scores after `step`, None if the run is to stop meanwhile.
+        """The scores after `step`, None if the run was asked to stop meanwhile.
 
         If the run has a moving average of the weights, that is scored as well: `val_ema`.
         """
@@ -117,15 +158,17 @@ class Evaluation:
 
     def score(self, weights: dict[str, dict[str, Any]], step: int, name: str, file: str) -> Scores:
         """The scores of `weights`, logged; the best ones so far go to `file`."""
-        confusion = evaluate(self.eval_step, **weights, loader=self.loader, advance=self.advance)
-        result = scores(confusion)
+        confusion = confusion_of(
+            self.eval_step, **weights, loader=self.loader, advance=self.advance
+        )
+        result = Scores.of(confusion)
         means = result.means()
         if self.log.is_main and means["mIoU"] > self.log.best(f"{name}/mIoU"):
             source = f"step {step} of {self.config.workdir}: {name} mIoU {100 * means['mIoU']:.2f}"
             self.save_best(weights, file, source)
         if name == "val":
-            # First, so that who reads along finds them once the means are there. Without the
-            # classes that do not occur: JSON has no NaN.
+            # Written before the means, so that a reader who sees the means can rely on them.
+            # Without the classes that do not occur: NaN is not valid JSON.
             per_class = zip(NAMES, result.iou, strict=True)
             self.log.write(step, "IoU", {k: float(v) for k, v in per_class if not math.isnan(v)})
         self.log.write(step, name, means)
@@ -134,16 +177,16 @@ class Evaluation:
         return result
 
     def save_best(self, weights: dict[str, dict[str, Any]], file: str, source: str) -> None:
-        """Writes the weights in place of the best ones so far."""
+        """Replaces the file of the best weights so far."""
         workdir = self.config.workdir
         arrays = flatten(weights["params"]) | flatten(weights["batch_stats"])
-        with writing(file, workdir, "the one before and the checkpoints are kept"):
+        with writing(file, workdir, "the previous one and the checkpoints are kept"):
             save_weights(Path(workdir) / file, jax.device_get(arrays), self.config, source)
 
     def advance(self, done: int) -> None:
         """Moves the bar, which hides when it is full."""
         self.bar.update(self.task, completed=done, visible=done < len(self.loader.source))
-        # Of several processes one alone must not leave.
+        # One process must not leave a collective alone.
         if self.stops and jax.process_count() == 1:
             raise StoppedError
 
@@ -153,40 +196,3 @@ def evaluation_line(step: int, name: str, result: Scores) -> str:
     means = "  ".join(f"{name} {100 * value:.2f}" for name, value in result.means().items())
     average = " of the moving average" if name == "val_ema" else ""
     return f"evaluation{average} after step {step}: {means}"
-
-
-def make_eval_step(config: Config) -> Callable[..., Array]:
-    """The compiled evaluation of one batch, as `data.make_eval_loader` gives it.
-
-    (params, batch_stats, {image, label, size}) -> confusion matrix int32 [19, 19]. One program per
-    size of the padded labels.
-    """
-    logits_step = make_logits_step(config)
-
-    def eval_step(params: dict[str, Any], batch_stats: dict[str, Any], batch: Batch) -> Array:
-        logits = logits_step(params, batch_stats, batch["image"])
-        label = batch["label"]
-        # One picture at a time, 19 full-size maps each. Two loops: in one, XLA would compute the
-        # prediction anew for each of the 19 rows that are counted, 8 times as slow.
-        predictions = jax.lax.map(
-            lambda picture: predict_label(*picture, label.shape[1:]), (logits, batch["size"])
-        )
-        counts = jax.lax.map(lambda picture: confusion_matrix(*picture), (label, predictions))
-        return counts.sum(0)
-
-    mesh, everywhere, shards = make_mesh(), PartitionSpec(), PartitionSpec("data")
-    if mesh.size == 1:
-        return jax.jit(eval_step)
-
-    # A loop over the pictures of all devices would gather them on each.
-    @partial(
-        jax.shard_map,
-        mesh=mesh,
-        in_specs=(everywhere, everywhere, shards),
-        out_specs=everywhere,
-        check_vma=False,
-    )
-    def sharded_step(params: dict[str, Any], batch_stats: dict[str, Any], batch: Batch) -> Array:
-        return jax.lax.psum(eval_step(params, batch_stats, batch), "data")
-
-    return jax.jit(sharded_step)

@@ -1,7 +1,7 @@
 """Weights on disk: one flat safetensors file, which says what network it is for.
 
 Dotted names of this package's own layout (kernels HWIO and [in, out]); the network, the classes and
-their source are metadata. They load strictly.
+where they come from are metadata. They load strictly.
 """
 
 import json
@@ -19,7 +19,7 @@ from jaxparse.config import (
     load_experiment,
     read_config,
 )
-from jaxparse.files import atomic_path
+from jaxparse.files import atomic_path, reason
 from jaxparse.models import split_model
 
 # In a run's folder, of its best evaluation: the weights, and their moving average.
@@ -54,12 +54,13 @@ def save_weights(
     path: str | Path,
     arrays: Mapping[str, np.ndarray],
     config: Config,
-    source: str,
+    origin: str,
     fresh: Iterable[str] = (),
 ) -> None:
-    """Writes float32 arrays by dotted name; `fresh` are prefixes that are left to noise.
+    """Writes float32 arrays by dotted name, with the network and their `origin` as metadata.
 
-    The file of a backbone alone records nothing of the heads: it serves any.
+    `fresh` are prefixes of parameters that the file lacks and that keep their random
+    initialisation. A backbone-only file says nothing about heads and fits any of them.
     """
     is_backbone = all(name.startswith("backbone.") for name in arrays)
     fields = NETWORK_FIELDS[:1] if is_backbone else NETWORK_FIELDS
@@ -68,7 +69,7 @@ def save_weights(
         "format": "jaxparse",
         "network": json.dumps({name: getattr(config, name) for name in fields} | size),
         "classes": ",".join(NAMES),
-        "source": source,
+        "source": origin,
         "fresh": ",".join(fresh),
     }
     # Not save_file: it leaves a temporary file of its own when killed, and hides the disk's errors.
@@ -77,19 +78,24 @@ def save_weights(
         temporary.write_bytes(content)
 
 
+def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays by name and the metadata. Raises ValueError if the file is damaged."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return arrays, file.metadata() or {}
+    except SafetensorError as error:
+        why = reason(error)
+        raise ValueError(f"{path} is not a safetensors file or is truncated: {why}") from error
+
+
 def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Arrays by dotted name and the metadata. Raises ValueError for any file of another kind."""
-    path = Path(path)
-    if not path.is_file():
+    """Arrays by dotted name and the metadata. Raises ValueError if it is not a jaxparse file."""
+    if not Path(path).is_file():
         raise ValueError(
             f"there is no file {path}; make one with python -m jaxparse.convert_weights"
         )
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file or is cut short: {error}") from error
+    arrays, metadata = read_safetensors(path)
     if metadata.get("format") != "jaxparse":
         raise ValueError(f"{path} was not written by jaxparse; run jaxparse.convert_weights on it")
     classes = metadata["classes"].split(",")
@@ -97,7 +103,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str
         orders = (order for order in LABEL_ORDERS if list(order_names(order)) == classes)
         raise ValueError(
             f"{path} has the classes in the order {next(orders, ', '.join(classes))}, expected "
-            "the official one: convert the checkpoint that it comes from with "
+            "the official one: convert the original checkpoint with "
             "python -m jaxparse.convert_weights --label-order"
         )
     return arrays, metadata
@@ -125,7 +131,10 @@ def load_weights(
         raise ValueError(f"{path} holds {', '.join(faults)}; check --exp")
     fresh = tuple(filter(None, metadata["fresh"].split(",")))
     if fresh and not allow_fresh:
-        raise ValueError(f"{path} has no weights for {', '.join(fresh)}; train from it first")
+        raise ValueError(
+            f"{path} has no weights for {', '.join(fresh)}; train from it first "
+            f"(train --init-weights {path})"
+        )
     wanted = flatten(params) | flatten(batch_stats)
     kept = {name for name in wanted if name not in arrays and name.startswith(fresh)}
     require_match(path, arrays, {k: v for k, v in wanted.items() if k not in kept})
@@ -150,61 +159,61 @@ def require_match(path: str | Path, arrays: Mapping[str, Any], wanted: Mapping[s
         raise ValueError(f"{path} does not fit the network: {shown}")
 
 
-def weights_of_run(workdir: str | Path) -> Path:
-    """The best weights in a run's folder. Raises ValueError if there are none."""
-    path = Path(workdir) / BEST_WEIGHTS
-    if not path.is_file():
-        raise ValueError(f"{workdir} has no {BEST_WEIGHTS} yet; train writes it when it evaluates")
-    return path
+def find_weights(weights: str | Path) -> Path:
+    """The file itself, or the best weights of a run's folder. Raises ValueError if it has none."""
+    path = Path(weights)
+    if not path.is_dir():
+        return path
+    if not (path / BEST_WEIGHTS).is_file():
+        raise ValueError(f"{path} has no {BEST_WEIGHTS} yet; train writes it when it evaluates")
+    return path / BEST_WEIGHTS
 
 
 def config_of_weights(path: str | Path) -> Config:
     """A Config of the network whose weights the file holds, all other fields the defaults.
 
-    Raises ValueError for a file of another kind and for one of a backbone alone.
+    Raises ValueError for a file of another kind and for a backbone without heads.
     """
     fields = json.loads(read_weights(path)[1]["network"])
     if "head_channels" not in fields:
-        raise ValueError(f"{path} holds a backbone alone; train from it first")
+        raise ValueError(
+            f"{path} contains only a backbone; train from it first (train --init-weights {path})"
+        )
     return Config(**fields)
 
 
 def load_network(
-    workdir: str | None = None, exp: str | None = None, weights: str | Path | None = None
+    weights: str | Path, exp: str | None = None
 ) -> tuple[Config, dict[str, Any], dict[str, Any]]:
-    """Config, params and batch_stats of a run's best weights, or of a file.
+    """Config, params and batch_stats of a weights file or of a run's folder (its best weights).
 
-    With a file, `exp` names the experiment whose Config is taken; by default the file says what it
-    needs. Raises ValueError unless either `workdir` or `weights` is given.
+    A run has its config.json and a file its metadata; `exp` names an experiment to take the Config
+    from instead. Raises ValueError if they cannot be read or do not fit.
     """
-    if bool(workdir) == bool(weights) or (exp and workdir):
-        raise ValueError(
-            "give either --workdir RUN, or --weights FILE (with --exp NAME or without)"
-        )
-    path = weights_of_run(workdir) if workdir else weights
-    if workdir:
-        config = read_config(workdir)
+    path = find_weights(weights)
+    if exp:
+        config = load_experiment(exp)
     else:
-        config = load_experiment(exp) if exp else config_of_weights(path)
+        config = read_config(weights) if Path(weights).is_dir() else config_of_weights(path)
     _, params, batch_stats = split_model(config)
     return config, *load_weights(path, config, params, batch_stats)
 
 
 def find_init_weights(config: Config, exp: str) -> Path | None:
-    """The file that `config.init_weights` means, None for noise.
+    """The file that `config.init_weights` means, None to train from scratch.
 
     Raises ValueError, with the command that makes it, if there is none.
     """
     if config.init_weights == "none":
         return None
-    path, noise = Path(config.init_weights), "--init-weights none starts from noise"
+    path, scratch = Path(config.init_weights), "--init-weights none trains from scratch"
     if path.suffix == ".safetensors":
         if not path.is_file():
             command = f"python -m jaxparse.convert_weights --exp {exp} --output {path}"
-            raise ValueError(f"there is no file {path}; make it with {command}; {noise}")
+            raise ValueError(f"there is no file {path}; make it with {command}; {scratch}")
         return path
     best = path / BEST_WEIGHTS
     if not best.is_file():
         fix = "train that run first, or give another RUN or FILE to --init-weights"
-        raise ValueError(f"there is no {best}; {fix}; {noise}")
+        raise ValueError(f"there is no {best}; {fix}; {scratch}")
     return best

@@ -1,6 +1,6 @@
 """Weight files of other packages: read, fetched from timm's repositories, written for PyTorch.
 
-Nothing that a file holds is ever run: a pickle may ask for tensors and for the names below alone.
+Nothing that a file holds is ever run: a pickle may only ask for tensors and for the names below.
 """
 
 import re
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from jaxparse.files import atomic_path
+from jaxparse.files import atomic_path, reason
+from jaxparse.weights.files import read_safetensors
 
 HUB_FILE = "model.safetensors"
 # Classes and functions that the logs in a training checkpoint of mmengine refer to. None of them
@@ -40,7 +40,7 @@ def download(name: str, next_command: str) -> Path:
     """The weights of timm's model `name`, tag included, in the cache of huggingface_hub.
 
     Shows its progress bar and heeds its HF_HOME and HF_HUB_OFFLINE. Raises ValueError that says
-    what to fetch by hand, and `next_command` to go on with that file.
+    what to fetch by hand, and the `next_command` that takes that file.
     """
     from huggingface_hub import hf_hub_download, hf_hub_url
 
@@ -48,30 +48,24 @@ def download(name: str, next_command: str) -> Path:
         return Path(hf_hub_download(f"timm/{name}", HUB_FILE))
     except Exception as error:  # the hub's, the network's or the disk's
         url = hf_hub_url(f"timm/{name}", HUB_FILE)
-        # Only the first sentence: the hub goes on with advice.
-        reason = re.split(r"\. |\n", f"{type(error).__name__}: {error}")[0]
         raise ValueError(
-            f"timm/{name} cannot be downloaded ({reason}); fetch {url} by hand, then: "
-            f"{next_command} --checkpoint {HUB_FILE}"
+            f"timm/{name} cannot be downloaded ({type(error).__name__}: {reason(error)}); fetch "
+            f"{url} by hand, then: {next_command} --weights {HUB_FILE}"
         ) from error
 
 
 def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
     """Arrays, all float32, by the names that they have in a .safetensors or a torch file.
 
-    Raises ValueError for a file that is missing, broken, without weights or wants to run code.
+    Raises ValueError for a file that is missing, damaged, without weights, or asks to run code.
     """
     read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
     return {name.removeprefix("module."): array for name, array in read(path).items()}
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name).astype(np.float32) for name in names}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file or is cut short: {error}") from error
+    arrays, _ = read_safetensors(path)
+    return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
@@ -87,12 +81,12 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # a broken pickle fails in any way there is
         foreign = re.search(r"GLOBAL (\S+) (was not|whose)", str(error))
         if foreign:
-            reason = f"it asks for {foreign[1]}, which may run code"
-            raise ValueError(f"{path} is refused: {reason}; give one of plain weights") from error
-        # Only the first sentence: torch goes on to advise running the code.
-        reason = re.split(r"\. |\n", str(error).split("WeightsUnpickler error: ")[-1])[0]
-        reason = reason or type(error).__name__
-        raise ValueError(f"{path} is no torch checkpoint or is cut short: {reason}") from error
+            raise ValueError(
+                f"{path} is refused: it asks for {foreign[1]}, which may run code; give a file "
+                "that holds only weights"
+            ) from error
+        why = reason(error).split("WeightsUnpickler error: ")[-1]
+        raise ValueError(f"{path} is not a torch checkpoint or is truncated: {why}") from error
     weights = _unwrap(checkpoint)
     if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise ValueError(f"{path} is not the checkpoint of a network: it has no state dict")
@@ -100,7 +94,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
 
 
 def _unwrap(checkpoint: Any) -> Mapping[str, Any]:  # noqa: ANN401
-    """The state dict in what torch.load gave; empty if that is no dict."""
+    """The state dict in what torch.load gave; empty if that is not a dict."""
     for key in ("state_dict", "model"):
         if isinstance(checkpoint, Mapping) and key in checkpoint:
             checkpoint = checkpoint[key]

@@ -1,4 +1,4 @@
-"""Kinds of checkpoints: what each calls this package's parameters, and which network a file holds.
+"""Kinds of checkpoints: their names for our parameters, and which network a file holds.
 
 A table of strings to replace, in order, gives our names; in reverse order it gives theirs back.
 Kernels are transposed to HWIO and [in, out]. Microsoft and mmsegmentation put a stage's
@@ -16,8 +16,8 @@ import numpy as np
 from jaxparse.config import Config
 from jaxparse.models import resnet, swin
 
-# timm's ImageNet-1K weights of each backbone. timm's own choice but for Swin-B, where that is
-# ms_in22k_ft_in1k: the recipes start from ImageNet-1K alone.
+# timm's ImageNet-1K weights of each backbone: timm's defaults except for Swin-B, whose default is
+# ms_in22k_ft_in1k; the recipes start from ImageNet-1K only.
 TIMM_WEIGHTS = {
     "swin_t": "swin_tiny_patch4_window7_224.ms_in1k",
     "swin_b": "swin_base_patch4_window7_224.ms_in1k",
@@ -30,7 +30,7 @@ TIMM_WEIGHTS = {
 BUFFERS = r"(relative_position_index|attn_mask|num_batches_tracked)$"
 DROPPED = rf"{BUFFERS}|^(norm|head|fc)\."  # the latter: ImageNet's classifier
 HEADS = ("decode_head.", "auxiliary_head.")
-HEAD_MARKERS = {  # parameters that a decode head alone has
+HEAD_MARKERS = {  # a parameter that only this decode head has
     "upernet": "decode_head.psp_modules.0.conv.kernel",
     "deeplabv3plus": "decode_head.sep_bottleneck.0.pointwise_conv.conv.kernel",
     "psanet": "decode_head.attention_p.0.conv.kernel",
@@ -70,35 +70,35 @@ MMSEG_BLOCKS: Renames = (
 )
 
 
-class Source(NamedTuple):
-    """A kind of checkpoint: a segmentor, or a backbone for ImageNet whose names want a prefix."""
+class Naming(NamedTuple):
+    """A kind of checkpoint: a segmentor, or an ImageNet backbone, whose names need a prefix."""
 
     name: str
-    markers: tuple[str, ...]  # keys that all such files have, and no others
+    markers: tuple[str, ...]  # keys found in every file of this kind and in no other kind
     renames: Renames
-    fresh: tuple[str, ...] = ()  # prefixes of the parameters that such a file has not
+    fresh: tuple[str, ...] = ()  # prefixes of parameters that such files lack
     prefix: str = ""  # of our names
     unfolded: bool = False  # patch merging takes its four neighbours in the order of torch's unfold
 
 
 BOTTLENECK = "layer1.0.conv3.weight"
-MMSEG_SWIN = Source(
+MMSEG_SWIN = Naming(
     "mmsegmentation Swin segmentor",
     ("backbone.patch_embed.projection.bias",),
     (*MMSEG_BLOCKS, *NEXT_STAGE, *MMSEG_HEADS),
     unfolded=True,
 )
-MMSEG_RESNET_V1C = Source(
+MMSEG_RESNET_V1C = Naming(
     "mmsegmentation ResNetV1c segmentor",
     ("backbone.stem.0.weight", f"backbone.{BOTTLENECK}", "decode_head.conv_seg.weight"),
     (*DEEP_STEM, *MMSEG_HEADS),
 )
-MMSEG_RESNET = Source(
+MMSEG_RESNET = Naming(
     "mmsegmentation ResNet segmentor",
     ("backbone.conv1.weight", f"backbone.{BOTTLENECK}", "decode_head.conv_seg.weight"),
     (*PLAIN_STEM, *MMSEG_HEADS),
 )
-TIMM_SWIN = Source(
+TIMM_SWIN = Naming(
     "timm ImageNet Swin",
     ("patch_embed.proj.bias", "layers.3.downsample.norm.bias"),
     (),
@@ -110,7 +110,7 @@ MICROSOFT = TIMM_SWIN._replace(
     markers=("patch_embed.proj.bias", "layers.0.downsample.norm.bias"),
     renames=NEXT_STAGE,
 )
-TIMM_RESNET = Source(
+TIMM_RESNET = Naming(
     "timm ImageNet ResNet",
     ("conv1.weight", BOTTLENECK),
     (*PLAIN_STEM, *STATISTICS),
@@ -127,27 +127,27 @@ OPENMMLAB = TIMM_RESNET._replace(
     markers=("stem.0.weight", BOTTLENECK),
     renames=(*DEEP_STEM, *STATISTICS),
 )
-SOURCES = (MMSEG_SWIN, MMSEG_RESNET_V1C, MMSEG_RESNET, TIMM_SWIN, MICROSOFT)
-SOURCES += (TIMM_RESNET, TIMM_RESNET_C, OPENMMLAB)
-ACCEPTED = f"accepted: {', '.join(source.name for source in SOURCES)}"
+NAMINGS = (MMSEG_SWIN, MMSEG_RESNET_V1C, MMSEG_RESNET, TIMM_SWIN, MICROSOFT)
+NAMINGS += (TIMM_RESNET, TIMM_RESNET_C, OPENMMLAB)
+ACCEPTED = f"accepted: {', '.join(naming.name for naming in NAMINGS)}"
 
 
-def recognise(path: str | Path, names: Mapping[str, Any]) -> Source:
+def recognise(path: str | Path, names: Mapping[str, Any]) -> Naming:
     """The kind of checkpoint that has these names. Raises ValueError if there is none."""
-    for source in SOURCES:
-        if all(marker in names for marker in source.markers):
-            return source
-    raise ValueError(f"{path} holds no network that is known here; {ACCEPTED}")
+    for naming in NAMINGS:
+        if all(marker in names for marker in naming.markers):
+            return naming
+    raise ValueError(f"{path} is not a checkpoint of a known kind; {ACCEPTED}")
 
 
-def mmseg_source(backbone: str) -> Source:
+def mmseg_naming(backbone: str) -> Naming:
     """mmsegmentation's names for a segmentor with this backbone."""
     if backbone in swin.SIZES:
         return MMSEG_SWIN
     return MMSEG_RESNET_V1C if resnet.SIZES[backbone].deep_stem else MMSEG_RESNET
 
 
-def timm_source(backbone: str) -> Source:
+def timm_naming(backbone: str) -> Naming:
     """timm's names for this backbone."""
     if backbone in swin.SIZES:
         return TIMM_SWIN
@@ -164,10 +164,10 @@ def timm_name(name: str) -> str | None:
     return name if tag else tagged[model]
 
 
-def rename(source: Source, key: str, array: np.ndarray) -> tuple[str, np.ndarray]:
+def rename(naming: Naming, key: str, array: np.ndarray) -> tuple[str, np.ndarray]:
     """Name and array in this package's layout, but for the order of patch merging."""
-    name = source.prefix + key
-    for theirs, ours in source.renames:
+    name = naming.prefix + key
+    for theirs, ours in naming.renames:
         name = name.replace(theirs, ours)
     if name.endswith(".weight"):
         name = name.removesuffix("weight") + ("kernel" if array.ndim > 1 else "scale")
@@ -177,14 +177,14 @@ def rename(source: Source, key: str, array: np.ndarray) -> tuple[str, np.ndarray
     return name, array
 
 
-def rename_back(source: Source, name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
+def rename_back(naming: Naming, name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
     """Undoes `rename`."""
     if name.endswith(".kernel"):
         array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
     name = re.sub(r"\.(kernel|scale)$", ".weight", name)
-    for theirs, ours in reversed(source.renames):
+    for theirs, ours in reversed(naming.renames):
         name = name.replace(ours, theirs)
-    return name.removeprefix(source.prefix), array
+    return name.removeprefix(naming.prefix), array
 
 
 def from_unfold_order(array: np.ndarray) -> np.ndarray:
@@ -208,11 +208,11 @@ def backbone_of(arrays: Mapping[str, np.ndarray]) -> tuple[str, str]:
     if "backbone.patch_embed.proj.bias" in arrays:
         embed_dim = arrays["backbone.patch_embed.proj.bias"].size
         names = {(size.embed_dim, size.depths): name for name, size in swin.SIZES.items()}
-        name = names.get((embed_dim, depths), "a Swin of a size unknown here")
+        name = names.get((embed_dim, depths), "a Swin of unknown size")
         return name, f"embed_dim {embed_dim}, {shown}"
     deep = "backbone.stem.1.conv.kernel" in arrays
     names = {size: name for name, size in resnet.SIZES.items()}
-    name = names.get(resnet.ResNetSize(depths, deep), "a ResNet of a size unknown here")
+    name = names.get(resnet.ResNetSize(depths, deep), "a ResNet of unknown size")
     return name, f"{shown}, {'deep' if deep else '7×7'} stem"
 
 
@@ -225,7 +225,7 @@ def require_network(path: str | Path, arrays: Mapping[str, np.ndarray], config: 
         hint = f", or give timm's {fitting}" if fitting else ""
     else:
         heads = (head for head, marker in HEAD_MARKERS.items() if marker in arrays)
-        found = f"{backbone} + {next(heads, 'a head unknown here')}"
+        found = f"{backbone} + {next(heads, 'an unknown head')}"
         wanted, hint = f"{config.backbone} + {config.head}", ""
     if found != wanted:
         raise ValueError(f"{path} holds {found} ({sizes}), not {wanted}; check --exp{hint}")

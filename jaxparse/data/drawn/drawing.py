@@ -15,7 +15,7 @@ Shape = tuple[int, np.ndarray, np.ndarray]  # class, RGB 0..255, outline [N, 2]
 SUPERSAMPLE = 3  # odd, so that a pixel's centre is the centre of a canvas pixel
 
 
-def table(text: str) -> np.ndarray:
+def points(text: str) -> np.ndarray:
     """[rows, columns] of the numbers in `text`: a comma between rows, spaces between columns."""
     return np.array([row.split() for row in text.split(",")], float)
 

@@ -9,11 +9,11 @@ Colours overlap between classes, so that colour alone does not tell them apart.
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from jaxparse.data.drawn.drawing import render, table, to_rgb
+from jaxparse.data.drawn.drawing import points, render, to_rgb
 from jaxparse.data.drawn.portrait import SIDES, Person, draw_parts, random_color, random_person
 
 # Soft light on the face, in the head's frame: centre x y, radii x y, brightness; mirrored if x > 0.
-FACE_LIGHT = table(
+FACE_LIGHT = points(
     "0 -.2 .14 .08 .1, 0 .04 .02 .09 .13, .055 .06 .02 .06 -.12, 0 .175 .06 .02 -.14,"
     ".1 -.065 .06 .025 -.14, .15 .09 .06 .05 .1, .25 .12 .06 .2 -.22, 0 .3 .06 .03 .08"
 )

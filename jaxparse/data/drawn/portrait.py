@@ -17,9 +17,9 @@ from jaxparse.data.drawn.drawing import (
     ellipse,
     loop,
     mirror,
+    points,
     ribbon,
     strands,
-    table,
 )
 
 # Indices of classes.NAMES.
@@ -30,30 +30,30 @@ SIDES = (1, -1)  # of x: the person's left is at image right
 WEAR_CHANCES = {"glasses": 0.15, "hat": 0.12, "earring": 0.32, "necklace": 0.15}
 HAIR_CHANCES = {"bald": 0.04, "receding": 0.06, "short": 0.35, "long": 0.55}
 
-SKIN_TONES = table("246 214 190, 222 172 138, 200 146 108, 168 114 80, 132 86 60, 96 62 46")
-HAIR_TONES = table(
+SKIN_TONES = points("246 214 190, 222 172 138, 200 146 108, 168 114 80, 132 86 60, 96 62 46")
+HAIR_TONES = points(
     "28 22 22, 52 36 28, 92 62 42, 140 98 62, 196 152 100, 222 190 140, 146 70 40, 128 122 118,"
     "206 200 194"
 )
-JEWEL_TONES = table("214 172 80, 200 200 206, 238 230 220, 60 130 150, 150 30 50")
-IRIS_TONES = table("70 45 30, 110 75 45, 90 120 150, 95 120 80")
+JEWEL_TONES = points("214 172 80, 200 200 206, 238 230 220, 60 130 150, 150 30 50")
+IRIS_TONES = points("70 45 30, 110 75 45, 90 120 150, 95 120 80")
 
 # Outlines of the +x half, from the top, in the head's frame: origin between the eyes and the tip
 # of the nose, 1 is the picture's side at scale 1.
-FACE = table("0 -.36, .14 -.335, .225 -.24, .255 -.08, .246 .08, .212 .21, .14 .315, .055 .36")
-EAR = table(".24 -.05, .275 -.08, .306 -.06, .311 -.01, .295 .045, .28 .095, .25 .1")
-NOSE_OUTLINE = table(".02 -.06, .022 0, .036 .06, .068 .105, .066 .135, .03 .15")
-NECK_OUTLINE = table(".15 .1, .14 .3, .155 .4, .3 .47, .7 .57, .7 1")
+FACE = points("0 -.36, .14 -.335, .225 -.24, .255 -.08, .246 .08, .212 .21, .14 .315, .055 .36")
+EAR = points(".24 -.05, .275 -.08, .306 -.06, .311 -.01, .295 .045, .28 .095, .25 .1")
+NOSE_OUTLINE = points(".02 -.06, .022 0, .036 .06, .068 .105, .066 .135, .03 .15")
+NECK_OUTLINE = points(".15 .1, .14 .3, .155 .4, .3 .47, .7 .57, .7 1")
 # Front hair of one side, from its end to the crown: outer edge x y, inner edge x y.
-TUCKED_HAIR = table(
+TUCKED_HAIR = points(
     ".262 0 .243 0, .272 -.05 .236 -.04, .29 -.12 .225 -.12, .29 -.24 .2 -.19,"
     ".18 -.37 .12 -.25, 0 -.39 0 -.27"
 )
-LOOSE_HAIR = table(
+LOOSE_HAIR = points(
     ".31 .5 .24 .5, .35 .2 .225 .2, .35 0 .238 0, .32 -.2 .225 -.14,"
     ".18 -.37 .12 -.25, 0 -.39 0 -.27"
 )
-RECEDING_HAIR = table(
+RECEDING_HAIR = points(
     ".262 0 .243 0, .28 -.05 .236 -.04, .285 -.12 .225 -.12, .27 -.2 .215 -.24,"
     ".18 -.33 .17 -.325, 0 -.355 0 -.35"
 )
@@ -111,7 +111,7 @@ def random_color(rng: np.random.Generator, person: Person) -> np.ndarray:
 def back_hair(person: Person, rng: np.random.Generator) -> Iterator[Shape]:
     """Long hair behind neck and shoulders."""
     if person.style == "long":
-        half = table("0 -.44, .23 -.38, .35 -.15, .36 .1, .32 .2")
+        half = points("0 -.44, .23 -.38, .35 -.15, .36 .1, .32 .2")
         half[3:, 0] += rng.uniform(-0.04, 0.06)
         half[4] += rng.uniform((-0.02, 0), (0.06, 0.6))
         outer = loop(mirror(half) + rng.normal(0, 0.012, (10, 2)))
@@ -125,14 +125,14 @@ def neck(person: Person, rng: np.random.Generator) -> Iterator[Shape]:
     yield NECK, person.skin * 0.93, loop(mirror(NECK_OUTLINE)) * wide
     yield NECK, person.skin * 0.78, ellipse(0, 0.32, 0.13, 0.1) * wide
     for side in SIDES:
-        bone = curve(table(".03 .55, .12 .52, .26 .51") * (side, 1))
+        bone = curve(points(".03 .55, .12 .52, .26 .51") * (side, 1))
         yield NECK, person.skin * 0.82, ribbon(bone, 0.008)
 
 
 def cloth(person: Person, rng: np.random.Generator) -> Iterator[Shape]:
     """A garment with an angular or a round neckline, high or low, in stripes or folds."""
     depth = rng.uniform(0.56, 0.75) if "necklace" in person.wears else rng.uniform(0.36, 0.7)
-    left = table("-.8 .6, -.5 .48, -.3 .45, -.13 .41, 0 0")
+    left = points("-.8 .6, -.5 .48, -.3 .45, -.13 .41, 0 0")
     left[3, 0] -= rng.uniform(0, 0.11)
     left[4] = left[3, 0] * rng.uniform(0.3, 0.9), depth
     top = curve(mirror(left), rng.choice([1, 6]))
@@ -148,7 +148,7 @@ def necklace(person: Person, rng: np.random.Generator) -> Iterator[Shape]:
     """Beads on a chain, at times with a pendant."""
     if "necklace" in person.wears:
         drop, color = rng.uniform(0.43, 0.49), rng.choice(JEWEL_TONES) * rng.uniform(0.7, 1.1)
-        left = table("-.145 .36, -.12 0, -.06 0") + ((0, 0), (0, drop - 0.06), (0, drop - 0.015))
+        left = points("-.145 .36, -.12 0, -.06 0") + ((0, 0), (0, drop - 0.06), (0, drop - 0.015))
         chain = curve(np.concatenate([left, [(0, drop)], left[::-1] * (-1, 1)]))
         yield NECKLACE, color * 0.8, ribbon(chain, rng.uniform(0.018, 0.026))
         for x, y in chain[::2]:
@@ -210,7 +210,7 @@ def nose(person: Person, rng: np.random.Generator) -> Iterator[Shape]:
     yield NOSE, person.skin * 0.98, loop(mirror(NOSE_OUTLINE)) * shape
     for side in SIDES:
         yield NOSE, person.skin * 0.45, ellipse(side * 0.03, 0.137, 0.014, 0.007) * shape
-        wing = table(".052 .095, .062 .115, .055 .135") * (side, 1)
+        wing = points(".052 .095, .062 .115, .055 .135") * (side, 1)
         yield NOSE, person.skin * 0.8, ribbon(wing * shape, 0.006)
 
 
@@ -234,8 +234,8 @@ def eyes(person: Person, rng: np.random.Generator) -> Iterator[Shape]:
     """Eyes below creases and brows."""
     arch, thick = rng.uniform((-0.004, 0.024), (0.018, 0.036))
     color = person.hair * 0.6 + person.skin * rng.uniform(0.05, 0.25)
-    crease = curve(table("-.05 -.055, 0 -.08, .05 -.055"))
-    line = table(".04 -.108, .09 -.116, .135 -.117, .172 -.098")
+    crease = curve(points("-.05 -.055, 0 -.08, .05 -.055"))
+    line = points(".04 -.108, .09 -.116, .135 -.117, .172 -.098")
     line[1:3, 1] -= arch
     brow = curve(line)
     width = thick * np.interp(np.arange(len(brow)), (0, 7, 18), (0.8, 1, 0.3))
@@ -253,13 +253,13 @@ def glasses(person: Person, rng: np.random.Generator) -> Iterator[Shape]:
     frame, dark = random_color(rng, person) * 0.6, rng.random() < 0.35
     glass = frame * 0.6 if dark else person.skin * rng.uniform(0.85, 1, 3)
     for side in SIDES:
-        arm = table("0 -.05, .25 -.045") + ((person.eye[0] + lens[0] - 0.01, 0), (0, 0))
+        arm = points("0 -.05, .25 -.045") + ((person.eye[0] + lens[0] - 0.01, 0), (0, 0))
         yield GLASSES, frame, ribbon(arm * (side, 1), 0.016)
         for color, (wide, high) in ((frame, lens), (glass, lens - rim)):
             yield GLASSES, color, ellipse(side * person.eye[0], -0.03, wide, high, 0.75)
         if not dark:
             yield from eye(person, GLASSES, side)
-    yield GLASSES, frame, ribbon(curve(table("-.04 -.04, 0 -.052, .04 -.04")), 0.014)
+    yield GLASSES, frame, ribbon(curve(points("-.04 -.04, 0 -.052, .04 -.04")), 0.014)
 
 
 def hair_edges(person: Person, rng: np.random.Generator) -> np.ndarray:
@@ -308,7 +308,7 @@ def hat(person: Person, rng: np.random.Generator) -> Iterator[Shape]:
     for x in (-0.6, -0.2, 0.2, 0.6):  # seams
         seam = np.array([(0.3 * x, high + 0.03), (x, -0.3), (x, edge)]) * (wide, 1)
         yield HAT, color * 0.85, ribbon(curve(seam), 0.006)
-    reach, thick = table("1.03 .07, 1.5 .07, .9 .11")[rng.integers(3)]
+    reach, thick = points("1.03 .07, 1.5 .07, .9 .11")[rng.integers(3)]
     bend = np.array([(-wide * reach, edge), (0, edge - 0.025), (wide * reach, edge)])
     yield HAT, other if rng.random() < 0.5 else color * 0.7, ribbon(curve(bend), thick)
 
@@ -333,5 +333,5 @@ PARTS = (
 def draw_parts(person: Person, rng: np.random.Generator) -> Iterator[Shape]:
     """The whole person from back to front, outlines in picture sides."""
     for part, pose, lift in PARTS:
-        for label, color, points in part(person, rng):
-            yield label, color, person.poses[pose].place(points, lift)
+        for label, color, outline in part(person, rng):
+            yield label, color, person.poses[pose].place(outline, lift)

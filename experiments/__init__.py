@@ -1,0 +1,1 @@
+"""One file per run: a lab note that ends in `config = Config(...)`."""
