@@ -1,0 +1,80 @@
+"""The console command: `jaxparse NAME ...` runs jaxparse.NAME, as `python -m jaxparse.NAME` does.
+
+A command is imported only when it runs, so that the list of commands appears at once.
+"""
+
+import difflib
+import importlib
+import sys
+from functools import partial
+from importlib import metadata, util
+
+# In the order of a project: data, training, use.
+COMMANDS = {
+    "prepare": "convert the official CelebAMask-HQ release to a folder to train on",
+    "synthetic": "write a data folder of drawn faces and their masks",
+    "data": "check a data folder: counts, sizes, classes, every bad file",
+    "convert_weights": "convert weights of mmsegmentation, timm and others, or back",
+    "plan": "compute the memory that a training run needs on a GPU, which need not be there",
+    "train": "train a network, or resume a run",
+    "plot": "draw the curves of runs",
+    "predict": "write the masks of pictures",
+    "evaluate": "score a network, or a folder of masks, against true masks",
+    "report": "write one HTML page on a network: scores, errors, suspect masks",
+    "submission": "pack or check the zip of masks for a challenge",
+    "benchmark": "time training and inference on this machine",
+}
+
+USAGE = """\
+usage: jaxparse COMMAND [FLAGS]
+
+Face parsing in JAX: train, evaluate and run networks that label every pixel of a face.
+
+{commands}
+
+Start with `jaxparse train --exp quickstart`: it needs no files.
+Flags of a command: `jaxparse COMMAND --help`. Version: `jaxparse --version`."""
+
+
+def usage() -> str:
+    """What `jaxparse --help` prints: one line for each command."""
+    width = max(map(len, COMMANDS))
+    lines = (f"  {name:{width}}  {purpose}" for name, purpose in COMMANDS.items())
+    return USAGE.format(commands="\n".join(lines))
+
+
+def unknown(name: str) -> str:
+    """One line on a command that does not exist."""
+    nearest = difflib.get_close_matches(name, COMMANDS, n=1)
+    guess = f"; did you mean {nearest[0]}?" if nearest else "."
+    return f"error: there is no command {name}{guess} Commands: {', '.join(COMMANDS)}"
+
+
+def run_command(name: str) -> int | None:
+    """Runs jaxparse.NAME with the flags in sys.argv and returns its exit code."""
+    module = f"jaxparse.{name}"
+    is_folder = util.find_spec(module).submodule_search_locations is not None
+    # Imported, not run as __main__: tyro reads the flags' descriptions from the module's source.
+    return importlib.import_module(f"{module}.__main__" if is_folder else module).main()
+
+
+def main() -> int:
+    """Runs the command that the first word names."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("--help", "-h"):
+        print(usage())
+        return 0
+    if name == "--version":
+        print(f"jaxparse {metadata.version('jaxparse')}")
+        return 0
+    if name not in COMMANDS:
+        print(unknown(name), file=sys.stderr)
+        return 2
+    from jaxparse import cli  # here: rich takes 0.1 s, which the list of commands can do without
+
+    sys.argv = [f"jaxparse {name}", *sys.argv[2:]]  # cli.prog reads the name from here
+    return cli.run(partial(run_command, name))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""The console command: its list of commands, and how it runs one."""
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import jaxparse
+from jaxparse.__main__ import COMMANDS, main
+
+PACKAGE = Path(jaxparse.__file__).parent
+ASKS_FOR_HELP = """
+import sys
+from jaxparse.__main__ import main
+sys.argv = ["jaxparse", "--help"]
+main()
+print(*sys.modules, file=sys.stderr)
+"""
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
+    """The exit code of `jaxparse ARGS`."""
+    monkeypatch.setattr(sys, "argv", ["jaxparse", *args])
+    try:
+        return main()
+    except SystemExit as error:
+        return error.code
+
+
+def test_every_command_is_listed() -> None:
+    files = [path for path in PACKAGE.glob("*.py") if path.stem != "__main__"]
+    commands = {path.stem for path in files if 'if __name__ == "__main__":' in path.read_text()}
+    commands |= {path.parent.name for path in PACKAGE.glob("*/__main__.py")}
+    assert COMMANDS.keys() == commands
+
+
+@pytest.mark.parametrize("args", [(), ("--help",), ("-h",)])
+def test_help_has_a_line_for_each_command(
+    args: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, *args) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == list(COMMANDS)
+    assert max(map(len, lines)) <= 100
+
+
+def test_help_imports_no_library() -> None:
+    command = [sys.executable, "-c", ASKS_FOR_HELP]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported = set(result.stderr.split())
+    assert "jaxparse.__main__" in imported
+    assert not imported & {"jax", "numpy", "rich", "tyro"}
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"jaxparse {metadata.version('jaxparse')}\n"
+
+
+@pytest.mark.parametrize("name", ["evalute", "cli", "--exp"])
+def test_an_unknown_command_is_refused_with_those_that_exist(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, name) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.count("\n") == 1
+    assert all(word in err for word in (name, *COMMANDS))
+    assert ("did you mean evaluate?" in err) == (name == "evalute")
+
+
+@pytest.mark.parametrize("name", ["synthetic", "data"])  # a file, a folder
+def test_a_command_gets_the_flags_and_its_usage_names_it(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, name, "--help") == 0
+    assert f"usage: jaxparse {name} " in capsys.readouterr().out
+
+
+def test_an_error_of_a_command_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "plot", str(tmp_path / "missing"), "--output", "curves.png") == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert "missing" in err
