@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxparse.classes import NAMES
-from jaxparse.files import atomic_path, writing
+from jaxparse.files import atomic_path, reason, writing
 
 METRICS = "metrics.jsonl"
 TENSORBOARD_DIR = "tensorboard"
@@ -32,11 +32,36 @@ def _parse(line: str) -> dict[str, float] | None:
     return row if isinstance(row, dict) and "step" in row else None
 
 
+class Events:
+    """TensorBoard's event files in a folder. Raises ImportError if a package of it is missing."""
+
+    def __init__(self, folder: Path) -> None:
+        # Imported here: it takes seconds, and other processes of a run do without.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # nothing computes; saves a notice
+        import tensorboard.summary  # noqa: F401  tf.summary.scalar is tensorboard's
+        import tensorflow as tf
+
+        self._summary = tf.summary
+        self._writer = tf.summary.create_file_writer(str(folder))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        with self._writer.as_default():
+            for name, value in values.items():
+                self._summary.scalar(name, value, step=step)
+            self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
 class MetricsLog:
     """Appends rows to metrics.jsonl in `workdir` and to TensorBoard.
 
     A run that resumes after `step` drops the rows after it: they will be written again. `rows` are
     the rows so far, oldest first, each with its `step`. Only the main process writes files.
+
+    `notices` are lines for the user: that TensorBoard gets nothing, where its packages are missing.
     """
 
     def __init__(self, workdir: str | Path, step: int, is_main: bool = True) -> None:
@@ -44,31 +69,30 @@ class MetricsLog:
         rows = read_rows(self.path) if self.path.exists() else []
         self.rows = [row for row in rows if row["step"] <= step]
         self.is_main = is_main
+        self.notices: list[str] = []
+        self._events: Events | None = None
         if is_main:
-            self._open(str(Path(workdir) / TENSORBOARD_DIR))
+            self._open(Path(workdir) / TENSORBOARD_DIR)
 
-    def _open(self, tensorboard: str) -> None:
+    def _open(self, tensorboard: Path) -> None:
         with self._writing(), atomic_path(self.path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = self.path.open("a")
-        # Imported here: it takes seconds, and other processes of a run do without.
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # nothing computes; saves a notice
-        import tensorflow as tf
-
-        self._summary = tf.summary
-        self._writer = tf.summary.create_file_writer(tensorboard)
+        try:
+            self._events = Events(tensorboard)
+        except ImportError as error:
+            self.notices.append(
+                f"TensorBoard events are not written ({reason(error)}); to have them: "
+                "pip install tensorflow-cpu tensorboard"
+            )
 
     def write(self, step: int, prefix: str, values: dict[str, float]) -> None:
         """Adds a row {"step", prefix/name: value, ...}."""
         values = {f"{prefix}/{name}": value for name, value in values.items()}
         self._append({"step": step} | values)
-        if not self.is_main:
-            return
-        with self._writing(), self._writer.as_default():
-            for name, value in values.items():
-                self._summary.scalar(name, value, step=step)
-            self._writer.flush()
+        if self._events:
+            with self._writing():
+                self._events.write(step, values)
 
     def note(self, step: int, text: str) -> None:
         """Adds a row {"step", "note": text}."""
@@ -96,7 +120,8 @@ class MetricsLog:
         if self.is_main:
             with suppress(OSError):  # every row was flushed; what is left failed and was told
                 self._file.close()
-            self._writer.close()
+        if self._events:
+            self._events.close()
 
 
 # Okabe and Ito 2008, "Color Universal Design": told apart by colour-blind people. Without the

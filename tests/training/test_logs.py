@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,26 @@ def test_rows_and_best(tmp_path: Path) -> None:
     log.close()
     assert read(tmp_path)[:2] == [{"step": 1, "train/loss": 2.0}, {"step": 2, "val/mIoU": 0.5}]
     assert list((tmp_path / "tensorboard").glob("events*"))
+    assert not log.notices
 
 
-def test_going_on_drops_later_and_torn_rows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("package", ["tensorflow", "tensorboard"])
+def test_without_tensorboards_packages_the_rows_are_written_and_a_notice_says_how_to_get_them(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # importing it raises ImportError
+    log = MetricsLog(tmp_path, 0)
+    log.write(1, "train", {"loss": 2.0})
+    log.note(1, "a note")
+    log.close()
+    assert read(tmp_path) == [{"step": 1, "train/loss": 2.0}, {"step": 1, "note": "a note"}]
+    assert not (tmp_path / "tensorboard").exists()
+    (notice,) = log.notices
+    assert package in notice
+    assert "pip install tensorflow-cpu tensorboard" in notice
+
+
+def test_resuming_drops_later_and_incomplete_rows(tmp_path: Path) -> None:
     whole = '{"step": 1, "train/loss": 2.0}\n{"step": 5, "train/loss": 1.0}\n'
     (tmp_path / "metrics.jsonl").write_text(whole + '{"step": 3, "trai')
     log = MetricsLog(tmp_path, 3)
@@ -36,6 +54,7 @@ def test_going_on_drops_later_and_torn_rows(tmp_path: Path) -> None:
 
 def test_other_processes_keep_rows_and_write_nothing(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path, 0, is_main=False)
+    assert not log.notices
     log.write(2, "val", {"mIoU": 0.5})
     log.close()
     assert log.best("val/mIoU") == 0.5
