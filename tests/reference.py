@@ -7,7 +7,7 @@ packages, so that no weight file is needed: they come here through convert_weigh
 
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -36,6 +36,7 @@ TRAINING = json.loads((FOLDER / "training.json").read_text())
 OUTPUTS = np.load(FOLDER / "outputs.npz")  # name/{values, step, largest}: every step-th number
 # LLVM's optimisations take most of the time of a test that runs a network once.
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
+NO_DROPOUT = {"dropout_rate": 0, "drop_path_rate": 0}
 BUFFERS = ("relative_position_index", "attn_mask", "num_batches_tracked")
 
 
@@ -122,6 +123,18 @@ def our_names(file: str) -> dict[str, str]:
     shapes = SHAPES[file]
     source = recognise(Path(file), shapes)
     return {key: rename(source, key, np.empty(shape))[0] for key, shape in shapes.items()}
+
+
+def renamed(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """`values` of mmsegmentation's network `name` by this package's names."""
+    names = our_names(f"mmseg_{name}")
+    return {names[key]: value for key, value in values.items()}
+
+
+def norms(tree: dict[str, Any]) -> dict[str, float]:
+    """L2 norm of each array by dotted name."""
+    arrays = {name: np.asarray(array, np.float64) for name, array in flatten(tree).items()}
+    return {name: float(np.linalg.norm(array)) for name, array in arrays.items()}
 
 
 def jit(function: Callable) -> Callable:

@@ -1,7 +1,7 @@
 """Eight devices and two processes train what one device does; they stop and fail together.
 
-Real processes on this host, swin_nano at 32×32 and drawn faces; dropout and drop path on. 21
-pictures in batches of 8 and 13 to evaluate on: neither divides.
+Real processes on this host, the mini network and drawn faces; dropout and drop path on. 21 pictures
+in batches of 8 and 13 to evaluate on: neither divides.
 """
 
 import json
@@ -18,10 +18,13 @@ import pytest
 
 from jaxparse.devices import Processes, in_cluster
 from jaxparse.weights.files import BEST_WEIGHTS, read_weights
+from tests import mini
+from tests.refusal import refuses
 
 STEPS = 30
 FLAGS = (
-    "--exp quickstart --image-size 32 --batch-size 8 --synthetic-train-count 21 --num-workers 1 "
+    f"--exp {mini.__file__} --image-size 32 --batch-size 8 --synthetic-train-count 21 "
+    "--num-workers 1 "
     "--synthetic-val-count 13 --drop-path-rate 0.1 --learning-rate 1e-4 --warmup-steps 2 "
     f"--steps {STEPS} --eval-every 20 --log-every 1"
 ).split()
@@ -39,7 +42,7 @@ class Run:
             "XLA_FLAGS": f"{XLA} --xla_force_host_platform_device_count={devices}",
             "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"),
         }
-        settings = FLAGS if module == "train" else []
+        settings = FLAGS if module == "train" else ["--exp", str(mini.__file__)]
         command = [sys.executable, "-m", f"jaxparse.{module}", *settings, "--workdir", str(workdir)]
         with self.log.open("w") as file:
             self.process = subprocess.Popen(
@@ -104,6 +107,7 @@ def test_eight_devices_train_as_one(single: Path) -> None:
     assert_same_run(single.with_name("eight"), single)
 
 
+@pytest.mark.full
 def test_two_processes_of_two_devices_evaluate_as_one(single: Path) -> None:
     files = [single / f"{count}.json" for count in (1, 2)]
     one = Run(single, "--output", str(files[0]), module="evaluate")
@@ -112,35 +116,34 @@ def test_two_processes_of_two_devices_evaluate_as_one(single: Path) -> None:
     assert [run.end() for run in two] == [0, 0], two[1].screen
     assert "necklace" in two[0].screen and "necklace" not in two[1].screen
     assert files[0].read_text() == files[1].read_text()
-    assert json.loads(files[0].read_text())["pictures"] == 13
+    assert json.loads(files[0].read_text())["pictures"] == mini.config.synthetic_val_count
 
 
 def assert_ends_for_want_of(victim: Run, other: Run) -> None:
-    """The other process ends within a minute, with a last line that says why and what to do."""
-    before = time.monotonic()
+    """The other process ends by itself, with a last line that says why and what to do."""
     assert other.end() not in (0, 130)
-    assert time.monotonic() - before < 60
     last = other.screen.splitlines()[-1]
     assert last.startswith("error: a process is gone")
-    assert last.endswith("again with the same command: it goes on from the last checkpoint")
+    assert "again with the same command" in last and "last checkpoint" in last
     victim.process.kill()
     victim.end()
 
 
-def test_two_processes_stop_fail_and_go_on_as_one_that_does_not(single: Path) -> None:
+@pytest.mark.full
+def test_two_processes_stop_fail_and_resume_as_one_that_does_not(single: Path) -> None:
     """Two processes up to step 20 and beyond, one from there."""
     workdir = single.with_name("run")
     two = start_two(workdir)
     two[0].wait_for(f"step 2/{STEPS}")
     two[1].process.send_signal(signal.SIGTERM)
     assert [run.end() for run in two] == [130, 130], two[1].screen
-    assert "stopped and saved after step 10; the same" in two[0].screen
+    assert "stopped and saved after step 10" in two[0].screen
     assert "step" not in two[1].screen  # only the main process talks
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["10"]
 
     # A dead network: process 0 is only silent.
     two = start_two(workdir, "--heartbeat-seconds", "5")
-    two[0].wait_for("going on after step 10")
+    two[0].wait_for(f"resuming {workdir} after step 10")
     two[0].process.send_signal(signal.SIGSTOP)
     assert_ends_for_want_of(two[0], two[1])
 
@@ -152,16 +155,16 @@ def test_two_processes_stop_fail_and_go_on_as_one_that_does_not(single: Path) ->
 
     one = Run(workdir)
     assert one.end() == 0, one.screen
-    assert "going on after step 20" in one.screen and "| necklace" in one.screen
+    assert f"resuming {workdir} after step 20" in one.screen and "| necklace" in one.screen
     assert_same_run(workdir, single)
 
 
 def test_flags_belong_together() -> None:
     assert Processes() == Processes("", 0, -1, 50)
     Processes("host:1234", 2, 1)
-    with pytest.raises(ValueError, match="give --coordinator, --num-processes and --process-id to"):
+    with refuses("--coordinator", "--num-processes", "--process-id"):
         Processes(num_processes=2)
-    with pytest.raises(ValueError, match="process_id is 2; it must be below the 2 processes, the"):
+    with refuses("process_id is 2", "2 processes"):
         Processes("host:1234", 2, 2)
 
 

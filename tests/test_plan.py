@@ -10,7 +10,6 @@ import pytest
 from rich.console import Console
 
 from jaxparse import plan as plan_module
-from jaxparse import train
 from jaxparse.cli import run
 from jaxparse.config import Config
 from jaxparse.models import split_model
@@ -22,12 +21,13 @@ from jaxparse.plan import (
     flags,
     has_cuda_compiler,
     least_seconds,
-    make_mesh,
+    mesh_for,
     plan_run,
     verdict,
 )
 from jaxparse.training.gpus import GPU, GPUS
-from tests.test_train import CONFIG
+from tests import mini
+from tests.runs import CONFIG
 
 
 def fake_plan(peak: float, seconds: float = 1) -> Plan:
@@ -168,11 +168,11 @@ def test_plan_needs_no_data_and_no_weights_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "compile_only", lambda: None)
+    monkeypatch.setattr(plan_module, "compile_only", lambda: None)
     monkeypatch.setattr(plan_module, "compile_step", lambda config, mesh: fake_plan(9e9))
     monkeypatch.setattr(plan_module, "has_cuda_compiler", lambda: False)
-    monkeypatch.setattr(sys, "argv", ["train", "--exp=swin_b", "--plan", "--device=rtx2080ti"])
-    assert train.main() == 0
+    monkeypatch.setattr(sys, "argv", ["plan", "--exp=swin_b", "--device=rtx2080ti"])
+    assert plan_module.main() == 0
     text = capsys.readouterr().out
     assert "121,178,846" in text
     assert "swin_b on rtx2080ti: peak 9.00 of 10.85 GB, fits" in text
@@ -182,26 +182,19 @@ def test_plan_needs_no_data_and_no_weights_and_leaves_nothing(
 def test_unknown_device_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(train, "compile_only", lambda: None)
-    monkeypatch.setattr(sys, "argv", ["train", "--exp=swin_b", "--plan", "--device=abacus"])
+    monkeypatch.setattr(plan_module, "compile_only", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["plan", "--exp=swin_b", "--device=abacus"])
     with pytest.raises(SystemExit) as stop:
-        run(train.main)
+        run(plan_module.main)
     assert stop.value.code == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: no device abacus; there are: cpu, rtx2080ti, t4, ")
+    assert "abacus" in error and "cpu, rtx2080ti, t4, " in error
     assert error.count("\n") == 1
-
-
-def test_device_without_plan_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "use_compilation_cache", lambda: None)
-    monkeypatch.setattr(sys, "argv", ["train", "--exp=swin_b", "--device=h100"])
-    with pytest.raises(ValueError, match="--device is the device of a --plan"):
-        train.main()
 
 
 @pytest.mark.skipif(not has_cuda_compiler(), reason="needs jax[cuda12], with or without a GPU")
 def test_compiles_for_a_gpu_that_is_not_there() -> None:
-    command = "-m jaxparse.train --exp quickstart --image-size 64 --batch-size 4 --plan"
+    command = f"-m jaxparse.plan --exp {mini.__file__}"
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": ""}
     done = subprocess.run(
         [sys.executable, *command.split(), "--device", "rtx2080ti"],
@@ -211,6 +204,6 @@ def test_compiles_for_a_gpu_that_is_not_there() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "rough" not in done.stdout
-    assert "quickstart on rtx2080ti: peak 0." in done.stdout
-    here = compile_step(CONFIG, make_mesh(None))
+    assert "on rtx2080ti: peak 0." in done.stdout
+    here = compile_step(CONFIG, mesh_for(None))
     assert f"{here.flops / 1e9:,.1f} GFLOP" in done.stdout

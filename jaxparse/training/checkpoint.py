@@ -31,7 +31,7 @@ def quiet_aftermath() -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     show = sys.unraisablehook
 
-    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:  # a name for type checkers only
         if str(unraisable.exc_value) != "Event loop is closed":
             show(unraisable)
 

@@ -128,8 +128,3 @@ def test_memory_of_the_optimisers() -> None:
         for name, config in configs.items()
     }
     assert sizes == {"momentum": 1, "none": 0, "adamw": 2}
-
-
-def test_unknown_optimizer() -> None:
-    with pytest.raises(ValueError, match="no optimizer lion; there are: adamw, sgd"):
-        make_optimizer(Config(optimizer="lion"))

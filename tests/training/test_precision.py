@@ -1,4 +1,4 @@
-"""16-bit training, loss scaling, parts of a batch, blocks computed anew, averages of weights."""
+"""16-bit training, loss scaling, gradient accumulation and checkpointing, averages of weights."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +18,7 @@ from jaxparse.devices import Batch, make_mesh
 from jaxparse.models import split_model
 from jaxparse.models.layers import BatchNorm
 from jaxparse.models.resnet import Bottleneck
-from jaxparse.models.swin import SIZES, SwinBlock, SwinSize
+from jaxparse.models.swin import SwinBlock
 from jaxparse.training import steps
 from jaxparse.training.loss_scale import GROWTH_STEPS, LossScale, adjust, initial_loss_scale
 from jaxparse.training.optim import make_optimizer
@@ -31,19 +31,12 @@ from jaxparse.training.steps import (
     init_state,
     make_train_step,
 )
+from tests import mini
 from tests.reference import FAST_COMPILE
 
-CONFIG = replace(
-    load_experiment("quickstart"),
-    image_size=64,
-    batch_size=2,
-    synthetic_train_count=40,
-    num_workers=2,
-    learning_rate=1e-3,
-    drop_path_rate=0.05,
-    warmup_steps=20,
-    steps=200,
-)
+CONFIG = replace(mini.config, batch_size=2, synthetic_train_count=40, warmup_steps=20, steps=200)
+STEPS = 10
+ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}  # of 1, relative
 
 
 def first_batches(count: int) -> list[Batch]:
@@ -62,7 +55,7 @@ def assert_same(ours: Any, theirs: Any) -> None:  # noqa: ANN401
 
 
 class Training:
-    """100 steps on the same pictures, from the same weights."""
+    """A step on each of the same pictures, from the same weights."""
 
     def __init__(self, batches: list[Batch], **changes: Any) -> None:  # noqa: ANN401
         config = replace(CONFIG, **changes)
@@ -80,7 +73,7 @@ class Training:
 
 @pytest.fixture(scope="module")
 def batches() -> list[Batch]:
-    return first_batches(100)
+    return first_batches(STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -93,27 +86,33 @@ def float16(batches: list[Batch]) -> Training:
     return Training(batches, precision="float16")
 
 
-# Measured while the loss falls from 4.12 to 2.03, bfloat16: 0.012 over the first ten steps, 0.109
-# over all, mean 0.024; float16, which has 3 bits more: 0.004, 0.040, 0.010.
-def assert_close_curve(
-    ours: np.ndarray, theirs: np.ndarray, first: float, highest: float, mean: float
-) -> None:
-    assert theirs[-10:].mean() < theirs[0] - 1.5
-    distance = abs(ours - theirs)
-    assert distance[:10].max() < first
-    assert distance.max() < highest
-    assert distance.mean() < mean
+def require_close_losses(ours: Training, theirs: Training, precision: str) -> None:
+    """Each loss within a few roundings of one number of that type."""
+    distance = abs(ours.losses / theirs.losses - 1)
+    assert distance.max() < 4 * ROUNDING[precision]
+    assert distance.max() > 0  # the type is in use
 
 
 def test_bfloat16_learns_as_float32(batches: list[Batch], float32: Training) -> None:
-    assert_close_curve(
-        Training(batches, precision="bfloat16").losses, float32.losses, 0.03, 0.3, 0.06
-    )
+    bfloat16 = Training(batches, precision="bfloat16")
+    require_close_losses(bfloat16, float32, "bfloat16")
 
 
 def test_float16_learns_as_float32(float16: Training, float32: Training) -> None:
-    assert_close_curve(float16.losses, float32.losses, 0.01, 0.12, 0.03)
-    assert float16.state.loss_scale == (2.0**15, 100)
+    require_close_losses(float16, float32, "float16")
+    assert float16.state.loss_scale == (2.0**15, STEPS)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("precision", ROUNDING)
+def test_a_hundred_steps_reach_the_same_loss(precision: str) -> None:
+    batches = first_batches(100)
+    ends = []
+    for changes in ({}, {"precision": precision}):
+        losses = Training(batches, **changes).losses
+        assert losses[-10:].mean() < losses[0] - 0.5  # it learns
+        ends.append(losses[-10:].mean())
+    assert ends[1] == pytest.approx(ends[0], rel=0.05)
 
 
 def test_weights_and_state_stay_float32(float16: Training) -> None:
@@ -121,14 +120,14 @@ def test_weights_and_state_stay_float32(float16: Training) -> None:
     assert dtypes == {jnp.dtype("float32"), jnp.dtype("int32")}
 
 
-def test_overflow_halves_the_scale_skips_the_step_and_goes_on(
+def test_overflow_halves_the_scale_and_skips_the_step(
     batches: list[Batch], float16: Training
 ) -> None:
     planted = LossScale(jnp.float32(2.0**60), jnp.int32(7))
     before = as_numpy(float16.state)
     state = jax.device_put(before._replace(loss_scale=planted))
     state, metrics = float16.step(state, batches[0])
-    assert metrics.loss == pytest.approx(float16.losses[-10:].mean(), abs=0.5)
+    assert np.isfinite(metrics.loss)
     assert (metrics.loss_scale, *state.loss_scale) == (2.0**59, 2.0**59, 0)
     assert state.step == before.step + 1
     after = as_numpy(state)
@@ -142,7 +141,8 @@ def test_overflow_halves_the_scale_skips_the_step_and_goes_on(
 
 def test_whole_state_is_donated(float16: Training) -> None:
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(float16.state))
-    assert size > 33 * 2**20  # 2,956,084 weights and their two moments
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(float16.state.params))
+    assert size > 3 * weights  # weights, their two moments, statistics
     assert float16.step.memory_analysis().alias_size_in_bytes == size
 
 
@@ -189,7 +189,14 @@ def traced_products(config: Config) -> list[tuple[Any, ...]]:
     return list(products(jax.make_jaxpr(run)(state, batch).jaxpr))
 
 
-@pytest.mark.parametrize("name", ["swin_nano", "deeplabv3plus_r50_20k", "psanet_r50_80k"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "swin_nano",
+        pytest.param("deeplabv3plus_r50_20k", marks=pytest.mark.full),
+        pytest.param("psanet_r50_80k", marks=pytest.mark.full),
+    ],
+)
 def test_products_are_16_bits_but_those_of_logits(name: str) -> None:
     config = replace(load_experiment(name), image_size=64, precision="bfloat16")
     found = traced_products(config)
@@ -223,7 +230,7 @@ def block_results(block: nnx.Module, remat: bool) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("kind", ["swin", "resnet"])
-def test_blocks_computed_anew_give_the_same(kind: str) -> None:
+def test_recomputed_blocks_give_the_same(kind: str) -> None:
     """Half of the pictures lose a branch; the running statistics change."""
     if kind == "swin":
         block: nnx.Module = SwinBlock(64, 2, 3, 0.5, rngs=nnx.Rngs(0))
@@ -241,8 +248,11 @@ def test_blocks_computed_anew_give_the_same(kind: str) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name, blocks", [("swin_nano", 8), ("deeplabv3plus_r50_20k", 16)])
-def test_every_block_is_computed_anew(name: str, blocks: int) -> None:
+@pytest.mark.parametrize(
+    "name, blocks",
+    [("swin_nano", 8), pytest.param("deeplabv3plus_r50_20k", 16, marks=pytest.mark.full)],
+)
+def test_every_block_is_recomputed(name: str, blocks: int) -> None:
     config = replace(load_experiment(name), image_size=64)
     plain = len(traced_products(config))
     assert len(traced_products(replace(config, remat=True))) >= plain + 3 * blocks
@@ -252,10 +262,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole_without_batch_norm(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(BatchNorm, "set_view", lambda self, use_running_average: None)
-    small = SwinSize(16, (1, 1, 1, 1), (1, 2, 2, 2))
-    monkeypatch.setitem(SIZES, "swin_nano", small)
-    heads = {"head_channels": 16, "auxiliary_channels": 16}
-    config = replace(CONFIG, batch_size=4, dropout_rate=0, drop_path_rate=0, **heads)
+    config = replace(CONFIG, batch_size=4, dropout_rate=0, drop_path_rate=0)
     graphdef, params, batch_stats = split_model(config)
     params, batch_stats = (
         jax.tree.map(lambda x: jnp.sin(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape) / 8, t)
@@ -301,7 +308,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("toy")
-def test_parts_draw_their_own_dropout_and_hand_on_running_statistics() -> None:
+def test_parts_draw_their_own_dropout_and_pass_on_running_statistics() -> None:
     config = Config(batch_size=4, accumulate_steps=2)
     state = TrainState(jnp.int32(0), {"w": jnp.float32(3)}, {"mean": jnp.float32(8)}, None)
     batch = {"image": jnp.float32([1, 10, 3, 20]), "label": jnp.zeros(4)}

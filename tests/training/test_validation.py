@@ -14,7 +14,7 @@ from jaxparse.parsing.overlay import colourise
 from jaxparse.parsing.parser import Parser
 from jaxparse.scoring.counts import total
 from jaxparse.training import validation
-from jaxparse.training.validation import evaluate, make_eval_step, write_examples
+from jaxparse.training.validation import confusion_of, make_eval_step, write_examples
 from tests.conftest import Nano
 from tests.faces import SIZES, write_faces
 
@@ -28,7 +28,7 @@ def test_counts_what_the_parser_predicts(nano: Nano, data_dir: Path) -> None:
     config = replace(nano.config, data_dir=str(data_dir))
     weights = nano.params, nano.batch_stats
     loader, done = make_eval_loader(config), []
-    confusion = evaluate(make_eval_step(config), *weights, loader, done.append)
+    confusion = confusion_of(make_eval_step(config), *weights, loader, done.append)
     assert confusion.dtype == np.int64
     assert done == [4, 7]
     # The places after the last picture add nothing: labelled pixels are those of the masks.
@@ -44,7 +44,7 @@ def test_sums_more_pixels_than_int32_holds(nano: Nano, data_dir: Path) -> None:
         return jnp.full((19, 19), 2**31 - 1, jnp.int32)
 
     loader = make_eval_loader(replace(nano.config, data_dir=str(data_dir)))
-    assert (evaluate(full, {}, {}, loader) == 2 * (2**31 - 1)).all()
+    assert (confusion_of(full, {}, {}, loader) == 2 * (2**31 - 1)).all()
 
 
 def test_examples_show_picture_truth_and_prediction(

@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+
+from jaxparse.files import read_ahead, reason, results, sole_run
+
+
+def test_only_what_dead_runs_left_is_removed(tmp_path: Path) -> None:
+    for name in (
+        ".best.123.safetensors",
+        ".metrics.7.jsonl",
+        ".results.7.json",
+        "best.safetensors",
+    ):
+        (tmp_path / name).touch()
+    with sole_run(tmp_path):
+        left = {path.name for path in tmp_path.iterdir()}
+    assert left == {".results.7.json", "best.safetensors", "lock"}
+
+
+def test_reason() -> None:
+    error = ValueError(
+        'OUT_OF_RANGE: Error writing "x" at local file "/r/c/": Failed to write 29 bytes to file '
+        "16: No space left on device [os_error_code='28' source locations='a.cc:1']"
+    )
+    assert reason(error) == "No space left on device"
+    assert reason(ValueError()) == "ValueError"
+    assert reason(OSError(28, "No space left on device", "f")) == "No space left on device"
+    assert len(reason(ValueError("x" * 5000))) == 121
+    assert reason(ValueError("First sentence. Then advice.")) == "First sentence"
+
+
+def odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError(f"{value} is even")
+    return 10 * value
+
+
+def test_errors_of_threads_are_values_in_order() -> None:
+    found = list(read_ahead(odd, range(20), 3))
+    assert [item for item, _ in found] == list(range(20))
+    assert [result for _, result in found[1::2]] == [10 * value for value in range(1, 20, 2)]
+    assert [str(error) for _, error in found[::2]] == [f"{v} is even" for v in range(0, 20, 2)]
+    with pytest.raises(ValueError, match="0 is even"):
+        list(results(read_ahead(odd, range(3), 2)))
+    with pytest.raises(ZeroDivisionError):
+        list(read_ahead(lambda value: 1 // value, [1, 0], 2))
+
+
+def test_reads_only_a_few_items_ahead() -> None:
+    taken = []
+
+    def items() -> "list[int]":
+        for value in range(1, 100, 2):
+            taken.append(value)
+            yield value
+
+    reader = read_ahead(odd, items(), 2)
+    next(reader)
+    assert len(taken) == 5  # 2 * 2 ahead of the first
+    reader.close()
