@@ -7,9 +7,9 @@ import pytest
 
 
 @contextmanager
-def refuses(*words: object, error: type[Exception] = ValueError) -> Iterator[None]:
+def refuses(*words: object, error: type[Exception] = ValueError) -> Iterator[pytest.ExceptionInfo]:
     """The block raises `error`, and its text holds each of the words."""
     with pytest.raises(error) as caught:
-        yield
+        yield caught
     for word in words:
         assert str(word) in str(caught.value), (word, str(caught.value))

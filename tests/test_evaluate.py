@@ -13,7 +13,7 @@ from jaxparse.classes import LABEL_ORDERS, MIRRORED
 from jaxparse.data.images import read_label, write_mask
 from jaxparse.parsing import parser
 from jaxparse.scoring.counts import count, total
-from jaxparse.scoring.scores import joined_scores, picture_f1, scores
+from jaxparse.scoring.scores import Scores, joined_scores, picture_f1
 from tests.conftest import Nano
 from tests.faces import SIZES, write_faces
 
@@ -61,7 +61,7 @@ def test_scores_a_network(nano: Nano, command: Callable, data_dir: Path) -> None
         count(read_label(data_dir / "val" / "masks" / name), mask) for name, mask in masks.items()
     )
     assert counts.confusion.sum() == sum(height * (width - 5) for height, width in SIZES)
-    wanted = scores(*counts)
+    wanted = Scores.of(*counts)
     assert written["mIoU"] == pytest.approx(100 * wanted.mean_iou, abs=1e-4)
     assert written["mF1"] == pytest.approx(100 * wanted.summary()["mF1"], abs=1e-4)
     assert written["BoundaryIoU"]["skin"] == pytest.approx(100 * wanted.boundary_iou[1], abs=1e-4)
@@ -89,7 +89,7 @@ def test_flip_scores_the_averaged_masks(nano: Nano, command: Callable, data_dir:
     counts = total(
         count(read_label(data_dir / "val" / "masks" / name), mask) for name, mask in masks.items()
     )
-    assert written["mIoU"] == pytest.approx(100 * scores(*counts).mean_iou, abs=1e-4)
+    assert written["mIoU"] == pytest.approx(100 * Scores.of(*counts).mean_iou, abs=1e-4)
     assert (code, written["test_time"]["flip"]) == (0, True)
 
 
@@ -110,7 +110,7 @@ def test_scores_masks_without_a_network(command: Callable, data_dir: Path, masks
     code, written, printed = command("--predictions", masks, "--labels", labels)
     counts = total(count(read_label(labels / p.name), read_label(p)) for p in masks.iterdir())
     assert code == 0
-    assert written["mIoU"] == pytest.approx(100 * scores(*counts).mean_iou, abs=1e-4)
+    assert written["mIoU"] == pytest.approx(100 * Scores.of(*counts).mean_iou, abs=1e-4)
     assert (written["pictures"], written["labels"]) == (7, str(labels))
     assert f"{written['mIoU']:.2f}" in printed and "warning" not in printed
 

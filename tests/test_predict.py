@@ -14,6 +14,7 @@ from jaxparse.parsing import parser
 from jaxparse.parsing.overlay import blend
 from jaxparse.scoring.submissions import check_submission
 from tests.conftest import Nano
+from tests.refusal import refuses
 
 
 @pytest.fixture
@@ -131,16 +132,14 @@ def test_overlay_is_written_beside_the_mask(command: Callable[..., int], tmp_pat
 
 def test_equal_stems_are_refused(tmp_path: Path) -> None:
     paths = [tmp_path / "a" / "x.jpg", tmp_path / "b" / "x.png"]
-    with pytest.raises(
-        ValueError, match=f"{paths[0]} and {paths[1]} would both be written to .*x.png"
-    ):
+    with refuses(paths[0], paths[1], "x.png"):
         predict.require_free(paths, tmp_path / "out", [".png"])
 
 
 def test_the_overlay_of_one_and_the_mask_of_another_are_refused(tmp_path: Path) -> None:
     paths = [tmp_path / "x.jpg", tmp_path / "x_overlay.jpg"]
     predict.require_free(paths, tmp_path / "out", [".png"])
-    with pytest.raises(ValueError, match="x_overlay.png; rename"):
+    with refuses("x_overlay.png"):
         predict.require_free(paths, tmp_path / "out", [".png", "_overlay.png"])
 
 

@@ -81,4 +81,4 @@ def test_an_output_that_is_a_file_is_refused(
         run(synthetic.main)
     assert stopped.value.code == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and str(tmp_path / "file") in error
+    assert error.splitlines()[-1].startswith("error: ") and str(tmp_path / "file") in error

@@ -184,7 +184,7 @@ def test_full_disk_keeps_the_best_weights(tmp_path: Path) -> None:
     validation = Validation(config, EvalLoader(config, "val"), log, bar, [])
     old = tmp_path / BEST_WEIGHTS
     save_weights(old, {"x": np.zeros(3, np.float32)}, config, "old")
-    with file_size_limit(1 << 14), pytest.raises(OSError, match="cannot write best.safetensors to"):
+    with file_size_limit(1 << 14), refuses("best.safetensors", error=OSError):
         validation.save_best(weights, BEST_WEIGHTS, "step 3")
     assert read_weights(old)[1]["source"] == "old"
     assert [path.name for path in tmp_path.iterdir()] == [BEST_WEIGHTS]
@@ -288,7 +288,7 @@ def test_full_disk_ends_the_log_in_a_line_and_leaves_no_torn_row(tmp_path: Path)
     log = MetricsLog(tmp_path, 0)
     log.write(1, "train", {"loss": 1.0})
     size = (tmp_path / "metrics.jsonl").stat().st_size
-    with file_size_limit(size + 5), pytest.raises(OSError, match=f"write the log to {tmp_path} "):
+    with file_size_limit(size + 5), refuses(tmp_path, error=OSError):
         log.write(2, "train", {"loss": 1.0})
     log.close()
     log = MetricsLog(tmp_path, 1)
@@ -296,15 +296,3 @@ def test_full_disk_ends_the_log_in_a_line_and_leaves_no_torn_row(tmp_path: Path)
     log.close()
     read = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(row["step"], row["train/loss"]) for row in read] == [(1, 1.0), (2, 0.5)]
-
-
-def test_with_nothing_readable_the_run_stops(tmp_path: Path) -> None:
-    config = faces(tmp_path)
-    told = []
-    source = SkippingSource(make_source(config, "train"), told.append)
-    for path in (tmp_path / "train/train_image").iterdir():
-        path.unlink()
-    for _ in range(2):
-        with refuses("none of FolderSource(10 pairs"):
-            source[3]
-    assert len(told) == 10

@@ -9,6 +9,7 @@ from PIL import Image
 
 from jaxparse.classes import IGNORE_LABEL, NUM_CLASSES, PALETTE
 from jaxparse.data.images import read_image, read_label, read_size, write_image, write_mask
+from tests.refusal import refuses
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
@@ -83,9 +84,8 @@ def test_truncated_image_is_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     write_image(path, NOISE)
     cut(path)
-    with pytest.raises(ValueError, match=re.escape(f"cannot read image {path} (")) as caught:
+    with refuses(path, "truncated") as caught:
         read_image(path)
-    assert str(caught.value).endswith("; expected a whole picture: copy it anew or remove it")
     assert "\n" not in str(caught.value)
 
 
@@ -99,10 +99,10 @@ def test_what_is_no_picture_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_missing_and_floating_point_images_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="none.jpg .No such file"):
+    with refuses("none.jpg", "No such file"):
         read_image(tmp_path / "none.jpg")
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tif")
-    with pytest.raises(ValueError, match="float.tif .floating-point"):
+    with refuses("float.tif", "floating-point"):
         read_image(tmp_path / "float.tif")
 
 
@@ -146,21 +146,21 @@ def test_value_outside_the_classes_is_refused(tmp_path: Path, value: int) -> Non
     label = all_classes()
     label[1, 2] = value
     write_mask(tmp_path / "x.png", label)
-    with pytest.raises(ValueError, match=f"x.png holds {value}, outside 0..18 and 255; map"):
+    with refuses("x.png", value, "0..18", "255"):
         read_label(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("mode", ["1", "I;16", "LA"])
 def test_mask_of_another_mode_is_refused(tmp_path: Path, mode: str) -> None:
     Image.fromarray(all_classes()).convert(mode).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=f"a.png has mode {mode}, expected P or L.*; save it as"):
+    with refuses("a.png", mode):
         read_label(tmp_path / "a.png")
 
 
 def test_truncated_mask_is_refused(tmp_path: Path) -> None:
     write_mask(tmp_path / "a.png", NOISE[..., 0] % NUM_CLASSES)
     cut(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="cannot read label .*a.png"):
+    with refuses("cannot read", "a.png"):
         read_label(tmp_path / "a.png")
 
 

@@ -27,7 +27,7 @@ from jaxparse.report import __main__ as report_module
 from jaxparse.report.__main__ import report
 from jaxparse.report.sections import draw_confusion, last_change, worst_errors
 from jaxparse.scoring.counts import Counts, count, total
-from jaxparse.scoring.scores import joined_scores, mean_ious, scores
+from jaxparse.scoring.scores import Scores, joined_scores, mean_ious
 from jaxparse.weights.files import flatten
 from tests.conftest import Nano
 
@@ -141,7 +141,7 @@ def test_sections_are_there_and_linked(page: str) -> None:
 
 def test_scores(page: str) -> None:
     confusions = np.stack([counts.confusion for counts in counted()])
-    summary = scores(*total(counted())).summary()
+    summary = Scores.of(*total(counted())).summary()
     tiles = dict(re.findall("<div>([^<]*?)<b>(.*?)</b>", section(page, "Scores")))
     straight = confusions.copy()
     for index in MIRRORED_MASKS:
@@ -161,7 +161,7 @@ def test_scores(page: str) -> None:
 
 
 def test_classes_and_their_change(page: str) -> None:
-    table, result = rows(section(page, "Classes")), scores(*total(counted()))
+    table, result = rows(section(page, "Classes")), Scores.of(*total(counted()))
     assert table["class"] == ["pixels", "IoU", "change", "Acc", "F1", "boundary IoU"]
     for index, name in enumerate(NAMES):
         values = [f"{100 * values[index]:.2f}" for values in result.per_class().values()]

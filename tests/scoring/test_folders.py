@@ -1,5 +1,6 @@
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,15 @@ def read(folder: Path, index: int) -> np.ndarray:
 def test_counts_of_every_picture(folders: tuple[Path, Path]) -> None:
     predictions, labels = folders
     done = []
-    found = score_folders(predictions, labels, lambda *state: done.append(state))
+
+    def track(items: Iterator, total: int) -> Iterator:
+        for item in items:
+            done.append(total)
+            yield item
+
+    found = score_folders(predictions, labels, track=track)
     assert list(found) == [str(index) for index in range(9)]
-    assert done == [(number, 9) for number in range(1, 10)]
+    assert done == 9 * [9]
     for index in range(9):
         wanted = count(read(labels, index), read(predictions, index))
         np.testing.assert_array_equal(found[str(index)].confusion, wanted.confusion)
@@ -119,12 +126,13 @@ def test_breaking_off_leaves_the_other_pairs(
             go_on.wait(10)
         return read_label(path, order)
 
-    def stop(done: int, total: int) -> None:
+    def stop(items: Iterator, total: int) -> Iterator:
+        yield next(items)
         threading.Timer(0.2, go_on.set).start()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     monkeypatch.setattr(score_folders_module, "read_label", slow)
     with pytest.raises(KeyboardInterrupt):
-        score_folders(*folders, stop)
+        score_folders(*folders, track=stop)
     assert len(read) <= 4

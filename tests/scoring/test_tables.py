@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jaxparse.scoring.scores import Scores, joined_scores, scores
+from jaxparse.scoring.scores import Scores, joined_scores
 from jaxparse.scoring.tables import results, scores_table
 
 
@@ -17,11 +17,11 @@ def half_right() -> np.ndarray:
 def with_boundary() -> Scores:
     boundary = np.zeros((3, 19), np.int64)
     boundary[:, 0], boundary[:, 1] = (1, 2, 1), (1, 1, 4)
-    return scores(half_right(), boundary)
+    return Scores.of(half_right(), boundary)
 
 
 def test_scores_table_is_laid_out_as_in_mmsegmentation(capsys: pytest.CaptureFixture[str]) -> None:
-    Console(width=80).print(scores_table(scores(half_right())))
+    Console(width=80).print(scores_table(Scores.of(half_right())))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "+-------------+-------+--------+-------+"
     assert lines[1] == "| Class       |   IoU |    Acc |    F1 |"
@@ -49,7 +49,7 @@ def test_table_shows_all_that_is_known(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_results_are_percent_and_null_for_absent_classes() -> None:
-    written = json.loads(json.dumps(results(scores(half_right())), allow_nan=False))
+    written = json.loads(json.dumps(results(Scores.of(half_right())), allow_nan=False))
     assert (written["aAcc"], written["mIoU"], written["mAcc"]) == (75, 58.3333, 75)
     assert (written["mF1"], written["mF1_without_background"]) == (73.3333, 80)
     assert written["IoU"]["skin"] == 66.6667 and written["F1"]["skin"] == 80
