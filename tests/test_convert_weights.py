@@ -188,7 +188,7 @@ def test_networks_of_unknown_size() -> None:
 
 
 def test_unknown_file() -> None:
-    with pytest.raises(ValueError, match="^f holds no network that is known here; accepted: mmseg"):
+    with refuses("f is not", "accepted: mmsegmentation Swin segmentor, "):
         convert("f", {"conv1.weight": np.ones(3)}, NANO)
 
 
@@ -254,28 +254,31 @@ def test_timms_weights_by_name_become_what_the_experiment_starts_from(
 
 
 @pytest.mark.parametrize(
-    "exp, checkpoint, message",
+    "exp, weights, words",
     [
-        ("swin_b", None, "timm/swin_base_patch4_window7_224.ms_in1k cannot be downloaded .*; fetch "
-         "https://.*/model.safetensors by hand, then: python -m jaxparse.convert_weights --exp "
-         "swin_b --checkpoint model.safetensors$"),
-        ("psanet_r50_80k", "resnet50.tv_in1k", "timm/resnet50.tv_in1k holds no network that is kn"),
-        ("swin_nano", None, "timm has no ImageNet weights of swin_nano; give --checkpoint"),
-        ("swin_t", "gone.pth", "no file gone.pth; --checkpoint takes a file, or of timm's models"),
-        ("swin_t", "resnet50.pth", "there is no file resnet50.pth; --checkpoint takes"),
-        ("swin_t", "resnet18", "there is no file resnet18; --checkpoint takes"),
+        (
+            "swin_b",
+            None,
+            ("timm/swin_base_patch4_window7_224.ms_in1k", "https://", "/model.safetensors")
+            + ("jaxparse.convert_weights --exp swin_b --weights model.safetensors",),
+        ),
+        ("psanet_r50_80k", "resnet50.tv_in1k", ("timm/resnet50.tv_in1k", "accepted: ")),
+        ("swin_nano", None, ("swin_nano", "--weights")),
+        ("swin_t", "gone.pth", ("gone.pth", "--weights", "resnet50c")),
+        ("swin_t", "resnet50.pth", ("resnet50.pth", "--weights")),
+        ("swin_t", "resnet18", ("resnet18", "--weights")),
     ],
-)  # fmt: skip
-def test_checkpoint_out_of_reach(
+)
+def test_weights_out_of_reach(
     exp: str,
-    checkpoint: str | None,
-    message: str,
+    weights: str | None,
+    words: tuple[str, ...],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     foreign.offline_hub(tmp_path, monkeypatch, **{"resnet50.tv_in1k": {}})
-    with pytest.raises(ValueError, match=message):
-        convert_file(exp, checkpoint)
+    with refuses(*words):
+        convert_file(exp, weights)
 
 
 def test_imagenet_file_of_a_fine_tuning_is_not_written_into_the_run() -> None:
@@ -361,28 +364,5 @@ def test_way_back_needs_a_whole_segmentor_of_ours(tmp_path: Path) -> None:
         convert_file("swin_nano", str(tmp_path / "ours.safetensors"), to="mmseg")
     with refuses("best.safetensors"):
         convert_file("swin_nano", str(tmp_path), to="mmseg")
-    for arguments in ({"checkpoint": None}, {"checkpoint": "f", "verify": True}):
-        with refuses("--to", "--checkpoint", "FILE", "RUN"):
-            convert_file("swin_nano", to="mmseg", **arguments)
-
-
-def test_verification_is_printed_before_the_file_is_called_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fail(name: str, *_: object) -> None:
-        raise ValueError(f"{name} gives other maps")
-
-    whole = write(tmp_path / "whole.safetensors", foreign.mmseg())
-    with refuses("whole.safetensors"):
-        convert_file("swin_nano", str(whole), verify=True)
-    theirs, output = write(tmp_path / "t.safetensors", foreign.timm()), tmp_path / "o.safetensors"
-    monkeypatch.setattr(convert_weights, "verify_backbone", fail)
-    with refuses("t.safetensors"):
-        convert_file("swin_nano", str(theirs), output, verify=True)
-    assert not output.exists()
-    table = convert_weights.Table("beside timm")
-    table.add_row("0")
-    monkeypatch.setattr(convert_weights, "verify_backbone", lambda *_: table)
-    convert_file("swin_nano", str(theirs), output, verify=True)
-    assert "beside timm" in capsys.readouterr().out
-    assert output.exists()
+    with refuses("--to mmseg", "--weights"):
+        convert_file("swin_nano", to="mmseg")

@@ -227,14 +227,18 @@ def truncate(path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "damage", "message"),
     [
-        (PICTURE, Path.unlink, "there is no {}; unpack it anew"),
+        (PICTURE, Path.unlink, "there is no {}; unpack it again"),
         (PICTURE, truncate, "cannot use {} (image file is truncated"),
-        (PICTURE, save("RGB", 512), "cannot use {} (512x512, expected 1024x1024); unpack it anew"),
+        (PICTURE, save("RGB", 512), "cannot use {} (512x512, expected 1024x1024); unpack it again"),
         (PART, truncate, "cannot use {} ("),
-        (PART, save("L", 256), "cannot use {} (256x256, expected 512x512); unpack it anew"),
+        (PART, save("L", 256), "cannot use {} (256x256, expected 512x512); unpack it again"),
         (PART, save("RGBA", 512), "cannot use {} (mode RGBA, expected 1, L, P or RGB)"),
         (PART, save("L", 512, 1), "cannot use {} (values up to 1, expected 0 and 255)"),
-        (f"{MASKS}/00003_beard.png", save("L", 512), "{} is no part's mask; expected 00000_PART"),
+        (
+            f"{MASKS}/00003_beard.png",
+            save("L", 512),
+            "{} is not the mask of a part; expected 00000_PART",
+        ),
         (f"{MASKS}/02000_skin.png", save("L", 512), "{} is in the wrong folder; expected it in"),
     ],
 )
@@ -250,7 +254,7 @@ def test_a_bad_file_is_named_and_the_others_can_be_mended(
     path, output = release / file, tmp_path / "out"
     whole = path.read_bytes() if path.exists() else None
     damage(path)
-    with refuses("1"):
+    with refuses("1 bad file"):
         prepare.prepare(release, output)
     lines = capfd.readouterr().err.splitlines()
     assert [line for line in lines if str(path) in line and message.format(path) in line]
@@ -266,9 +270,9 @@ def test_a_picture_without_parts_is_named(
 ) -> None:
     for path in release.glob(f"{MASKS}/00007_*.png"):
         path.unlink()
-    with refuses("1"):
+    with refuses("1 bad file"):
         prepare.prepare(release, tmp_path / "out")
-    assert f"has no {release / MASKS}/00007_*.png; unpack them anew" in capfd.readouterr().err
+    assert f"has no {release / MASKS}/00007_*.png; unpack them again" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

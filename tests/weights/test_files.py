@@ -11,6 +11,7 @@ from jaxparse.classes import NAMES, order_names
 from jaxparse.config import load_experiment, save_config
 from jaxparse.models import split_model
 from jaxparse.weights.files import (
+    BEST_WEIGHTS,
     NETWORK_FIELDS,
     flatten,
     load_network,
@@ -147,34 +148,34 @@ def test_classes_in_another_order_are_refused(
 def test_a_file_says_which_network_it_needs(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
     path = tmp_path / "w.safetensors"
     save_weights(path, arrays, CONFIG, "a test")
-    config = load_network(weights=path)[0]
+    config = load_network(path)[0]
     fields = (*NETWORK_FIELDS, "image_size")
     assert [getattr(config, f) for f in fields] == [getattr(CONFIG, f) for f in fields]
     backbone = {k: v for k, v in arrays.items() if k.startswith("backbone.")}
     save_weights(path, backbone, CONFIG, "a test", ("decode_head.", "auxiliary_head."))
-    with pytest.raises(ValueError, match="holds a backbone alone; train from it first"):
-        load_network(weights=path)
+    with refuses(path, "only a backbone", "--init-weights"):
+        load_network(path)
 
 
 def test_files_of_other_kinds(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with refuses("gone.safetensors"):
+    with refuses("no file", "gone.safetensors", "jaxparse.convert_weights"):
         read_weights(tmp_path / "gone.safetensors")
     foreign = tmp_path / "foreign.safetensors"
     save_file({"weight": np.zeros(3, np.float32)}, foreign)
-    with pytest.raises(ValueError, match="was not written by jaxparse; run"):
+    with refuses(foreign, "jaxparse.convert_weights"):
         read_weights(foreign)
     cut = tmp_path / "cut.safetensors"
     save_weights(cut, arrays, CONFIG, "a test")
     cut.write_bytes(cut.read_bytes()[:-1000])
-    with refuses("cut.safetensors"):
+    with refuses("cut.safetensors", "truncated"):
         read_weights(cut)
 
 
-def test_load_network_needs_a_run_or_weights(tmp_path: Path) -> None:
-    both = "give either --workdir RUN, or --weights FILE"
-    for arguments in [(None, None, None), (None, "swin_t", None), ("run", "swin_t", "w")]:
-        with pytest.raises(ValueError, match=both):
-            load_network(*arguments)
+def test_a_run_stands_for_its_best_weights(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
     save_config(CONFIG, tmp_path)
-    with refuses("best.safetensors"):
-        load_network(str(tmp_path), None, None)
+    with refuses(tmp_path, "best.safetensors"):
+        load_network(tmp_path)
+    save_weights(tmp_path / BEST_WEIGHTS, arrays, CONFIG, "a test")
+    config, params, batch_stats = load_network(str(tmp_path))
+    assert config == CONFIG
+    assert (flatten(params) | flatten(batch_stats)).keys() == arrays.keys()
