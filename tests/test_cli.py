@@ -1,8 +1,9 @@
 import errno
+import sys
 
 import pytest
 
-from jaxparse.cli import run
+from jaxparse.cli import command, prog, run
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,19 @@ def test_the_returned_code_is_the_exit_code(returned: int | None, code: int) -> 
 def test_a_bug_keeps_its_trace() -> None:
     with pytest.raises(KeyError):
         run(lambda: {}["missing"])
+
+
+def test_flags_may_have_a_second_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def show(weights: str, steps: int = 1) -> int:
+        return len(weights) + steps
+
+    for args in (["--weights", "abc"], ["--workdir", "abc"], ["--workdir=abc", "--steps=1"]):
+        monkeypatch.setattr(sys, "argv", ["predict", *args])
+        assert command(show, "predict", {"--workdir": "--weights"}) == 4
+
+
+def test_usage_names_the_command_as_it_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/lib/jaxparse/train.py"])
+    assert prog("train") == "python -m jaxparse.train"
+    monkeypatch.setattr(sys, "argv", ["jaxparse train"])
+    assert prog("train") == "jaxparse train"

@@ -5,23 +5,35 @@ from typing import Any
 
 import pytest
 
+from jaxparse import config as config_module
 from jaxparse.config import (
-    EXPERIMENTS,
+    RESUMABLE_FIELDS,
     Config,
-    differing_fields,
+    experiment_files,
     load_experiment,
-    parse_config,
+    parse_arguments,
     read_config,
+    require_same_run,
     save_config,
 )
 from tests.refusal import refuses
 
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+FILES = sorted(path for path in EXPERIMENTS.glob("*.py") if path.stem != "__init__")
 
-def parse(*args: str) -> Config:
-    return parse_config("train", "Trains.", list(args))
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Flags of a command beside the fields of Config."""
+
+    device: str = "cpu"
 
 
-@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.py")), ids=lambda path: path.stem)
+def parse(*args: str) -> tuple[str, Config, Flags]:
+    return parse_arguments("train", "Trains.", Flags(), list(args))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_experiment_loads_by_name_and_by_path(path: Path) -> None:
     config = load_experiment(path.stem)
     assert config == load_experiment(str(path))
@@ -94,12 +106,14 @@ def test_recipe_of_the_original_runs(name: str) -> None:
 
 
 def test_every_experiment_has_a_recipe() -> None:
-    assert {path.stem for path in EXPERIMENTS.glob("*.py")} == RECIPES.keys() | OWN
+    assert {path.stem for path in FILES} == RECIPES.keys() | OWN
 
 
 def test_flags_override_the_experiment() -> None:
-    config = parse("--image-size", "64", "--exp", "swin_nano", "--init-weights", "w.safetensors")
+    args = ("--image-size", "64", "--exp", "swin_nano", "--init-weights", "w.safetensors")
+    exp, config, flags = parse(*args, "--device", "h100")
     changed = {"image_size": 64, "init_weights": "w.safetensors"}
+    assert (exp, flags) == ("swin_nano", Flags("h100"))
     assert config == dataclasses.replace(load_experiment("swin_nano"), **changed)
 
 
@@ -121,7 +135,7 @@ def test_unknown_experiment_lists_the_known() -> None:
 def test_experiment_without_config(tmp_path: Path) -> None:
     path = tmp_path / "empty.py"
     path.write_text("settings = 1\n")
-    with refuses("="):
+    with refuses(path, "config = Config(...)"):
         load_experiment(str(path))
 
 
@@ -141,29 +155,58 @@ def test_folder_that_is_no_run(tmp_path: Path) -> None:
     with refuses("config.json"):
         read_config(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"colour": 3}))
-    with pytest.raises(ValueError, match="not a config of this version.*colour"):
+    with refuses(tmp_path / "config.json", "colour"):
         read_config(tmp_path)
 
 
-def test_only_fields_that_change_the_result_differ() -> None:
-    ours = Config(seed=1, log_every=7, num_workers=9, workdir="here")
-    assert differing_fields(ours, Config()) == {"seed": (1, 0)}
+def test_only_fields_that_change_the_result_make_another_run(tmp_path: Path) -> None:
+    ours = Config(seed=1, workdir=str(tmp_path))
+    require_same_run(ours)  # a new folder
+    save_config(ours, tmp_path)
+    free = {"log_every": 7, "num_workers": 9, "remat": True, "eval_every": 5}
+    assert set(free) < set(RESUMABLE_FIELDS)
+    require_same_run(dataclasses.replace(ours, **free))
+    with refuses(tmp_path, "seed 1 (now 0)", "--workdir"):
+        require_same_run(dataclasses.replace(ours, seed=0, **free))
 
 
 @pytest.mark.parametrize(
-    "changes, expected",
+    "changes, words",
     [
-        ({"precision": "fp16"}, "no precision fp16; there are: float32, bfloat16, float16"),
-        (
-            {"batch_size": 4, "accumulate_steps": 3},
-            "batch_size is 4, no multiple of accumulate_steps 3; give an accumulate_steps that "
-            "divides it",
-        ),
-        ({"accumulate_steps": 0}, "accumulate_steps is 0; it must be at least 1"),
-        ({"ema_decay": 1.0}, r"ema_decay is 1.0; it must be in [0, 1)"),
+        ({"precision": "fp16"}, ("fp16", "float32, bfloat16, float16")),
+        ({"head": "fcn"}, ("head is fcn", "upernet, deeplabv3plus, psanet")),
+        ({"optimizer": "lion"}, ("optimizer is lion", "adamw, sgd")),
+        ({"label_order": "mine"}, ("label_order is mine", "zllrunning")),
+        ({"batch_size": 4, "accumulate_steps": 3}, ("batch_size is 4", "accumulate_steps", "3")),
+        ({"accumulate_steps": 0}, ("accumulate_steps is 0", "at least 1")),
+        ({"ema_decay": 1.0}, ("ema_decay is 1.0", "[0, 1)")),
     ],
 )
-def test_faults_of_precision_and_memory(changes: dict[str, Any], expected: str) -> None:
-    with pytest.raises(ValueError) as error:
+def test_values_that_no_run_can_have(changes: dict[str, Any], words: tuple[str, ...]) -> None:
+    with refuses(*words):
         Config(**changes)
-    assert str(error.value) == expected
+
+
+def test_experiments_of_the_folder_come_before_those_of_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_experiment("swin_b").backbone == "swin_b"  # from anywhere
+    (tmp_path / "experiments").mkdir()
+    for name in ("swin_b", "mine"):
+        text = "from jaxparse.config import Config\nconfig = Config(steps=7)\n"
+        (tmp_path / "experiments" / f"{name}.py").write_text(text)
+        config = load_experiment(name)
+        assert (config.steps, config.workdir) == (7, f"runs/{name}")
+    assert "quickstart" in experiment_files()
+
+
+def test_a_checkout_that_is_not_installed_has_its_own_experiments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.chdir(EXPERIMENTS.parent)
+    monkeypatch.setattr(config_module.resources, "files", missing)
+    assert load_experiment("swin_b").backbone == "swin_b"

@@ -161,8 +161,8 @@ def test_orders_and_mirrors_are_permutations() -> None:
     ("flags", "words"),
     [
         (["--data-dir", "DIR"], "DIR/val lacks its folders"),
-        (["--predictions", "DIR"], "--predictions DIR and --labels DIR go together, and without"),
-        (["--prediction-order", "facer"], "--prediction-order tells of --predictions"),
+        (["--predictions", "DIR"], "--labels"),
+        (["--prediction-order", "facer"], "--predictions"),
     ],
 )
 def test_bad_input_ends_in_one_line(

@@ -195,17 +195,17 @@ def test_what_users_can_mend(tmp_path: Path) -> None:
     folder.mkdir()
     empty = make_run(tmp_path / "empty", [], '{"step": 1')
     cases = [
-        (([], Path("x.png")), r"0 runs are named; give the folders of 1 to 7"),
-        (([good] * 8, Path("x.png")), r"8 runs are named"),
-        (([tmp_path / "no"], Path("x.png")), r"no is no folder; give a run's, which holds metr"),
-        (([folder], Path("x.png")), r"folder.png holds no metrics.jsonl; give the folder of a run"),
-        (([empty], Path("x.png")), r"empty/metrics.jsonl holds no row yet; .* or add --live 30"),
-        (([good], Path("x.xyz")), r"--output x.xyz does not end in one of .png, .pdf, .svg; add"),
-        (([good], Path("x")), r"--output x does not end in one of"),
-        (([good], folder), r"folder.png cannot be written \(Is a directory\); give a file in"),
-        (([good], good / "metrics.jsonl" / "x.png"), r"x.png cannot be written \(.*\); give a f"),
-        (([good], Path("x.png"), -1.0), r"--smooth -1.0, --live None: give steps ≥ 0 and sec"),
-        (([good], Path("x.png"), None, 0.0), r"--smooth None, --live 0.0: give steps"),
+        (([], Path("x.png")), r"0 runs .* 1 to 7"),
+        (([good] * 8, Path("x.png")), r"8 runs .* 1 to 7"),
+        (([tmp_path / "no"], Path("x.png")), r"no is not a folder.*metrics.jsonl"),
+        (([folder], Path("x.png")), r"folder.png .*metrics.jsonl"),
+        (([empty], Path("x.png")), r"empty/metrics.jsonl .*--live 30"),
+        (([good], Path("x.xyz")), r"--output x.xyz .*.png, .pdf, .svg"),
+        (([good], Path("x")), r"--output x .*.png"),
+        (([good], folder), r"folder.png .*Is a directory"),
+        (([good], good / "metrics.jsonl" / "x.png"), r"--output .*x.png"),
+        (([good], Path("x.png"), -1.0), r"--smooth -1.0"),
+        (([good], Path("x.png"), None, 0.0), r"--live 0.0"),
     ]
     for arguments, expected in cases:
         with pytest.raises(ValueError, match=expected):

@@ -290,7 +290,7 @@ def test_a_faulty_submission_leaves_what_was_there(
     with pytest.raises(ValueError) as caught:
         write_submission(drawn, images, output, "server")
     assert str(caught.value).splitlines() == [
-        f"{output} is not written; faults in {drawn}:",
+        f"{output} is not written:",
         "test_mask/0130.png: holds 255, outside 0..18; give every pixel a class",
         f"test_mask/2999.png: is missing; {images / '2999.jpg'} has no mask",
     ]
@@ -335,7 +335,7 @@ def test_command_line_packs_and_checks(
         write_mask(mask, np.zeros((8, 8), np.uint8))
     code, output, errors = command("pack", drawn, *flags, "--output", path)
     assert (code, output) == (1, "")
-    assert errors.splitlines()[0] == f"error: {path} is not written; faults in {drawn}:"
+    assert errors.splitlines()[0] == f"error: {path} is not written:"
     assert "masks/0007.png: is 8x8, expected 512x512" in errors.splitlines()[1]
 
 

@@ -159,7 +159,7 @@ def write_submission(
         report = inspect_submission(temporary, images, format)
         if report.faults:
             lines = fault_lines(report.faults)
-            raise ValueError("\n".join([f"{output} is not written; faults in {masks}:", *lines]))
+            raise ValueError("\n".join([f"{output} is not written:", *lines]))
     return report.warnings
 
 

@@ -93,7 +93,8 @@ def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str
     """Arrays by dotted name and the metadata. Raises ValueError if it is not a jaxparse file."""
     if not Path(path).is_file():
         raise ValueError(
-            f"there is no file {path}; make one with python -m jaxparse.convert_weights"
+            f"there is no file or run {path}; train one, or convert weights with "
+            "python -m jaxparse.convert_weights"
         )
     arrays, metadata = read_safetensors(path)
     if metadata.get("format") != "jaxparse":

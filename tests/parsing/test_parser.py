@@ -203,7 +203,7 @@ def test_what_a_parsing_tells(make_parser: Callable, tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_label(tmp_path / "mask.png"), result.mask)
     with refuses("mask.jpg"):
         result.save(tmp_path / "mask.jpg")
-    with pytest.raises(ValueError, match="there is no class beard; there are: background, skin"):
+    with refuses("beard", "background, skin"):
         result.probability("beard")
 
 
@@ -217,42 +217,49 @@ def test_loads_what_a_weights_file_says(nano: Nano, make_parser: Callable) -> No
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (np.zeros((4, 4, 3), np.float32), r"an array of float32 \[4, 4, 3\] is no picture"),
-        (np.zeros((4, 4, 4), np.uint8), r"an array of uint8 \[4, 4, 4\] is no picture"),
-        (np.zeros(4, np.uint8), r"an array of uint8 \[4\] is no picture"),
+        (np.zeros((4, 4, 3), np.float32), "float32 [4, 4, 3]"),
+        (np.zeros((4, 4, 4), np.uint8), "uint8 [4, 4, 4]"),
+        (np.zeros(4, np.uint8), "uint8 [4]"),
     ],
 )
 def test_arrays_of_other_kinds_are_refused(
     make_parser: Callable, array: np.ndarray, words: str
 ) -> None:
-    with pytest.raises(ValueError, match=words):
+    with refuses(words, "uint8 [height, width, 3]"):
         make_parser()(array)
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"scales": ()}, "give some, each between 0.1 and 4"),
-        ({"scales": (1.0, 0.0)}, "give some, each between 0.1 and 4"),
-        ({"window": 16}, "window is 16; it must be at least 32 pixels"),
-        ({"window": 64, "stride": 65}, "stride is 65; it must be at most the window, 64"),
-        ({"stride": 10}, "stride is 10; it must be at most the window, 0"),
+        ({"scales": ()}, ("()", "0.1", "4")),
+        ({"scales": (1.0, 0.0)}, ("(1.0, 0.0)", "0.1", "4")),
+        ({"window": 16}, ("window is 16", "32")),
+        ({"window": 64, "stride": 65}, ("stride is 65", "64")),
+        ({"stride": 10}, ("stride is 10", "0")),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_settings_that_make_no_sense_are_refused(settings: dict, words: tuple) -> None:
+    with refuses(*words):
         TestTime(**settings)
 
 
-@pytest.mark.parametrize("text", ["README.md", "jaxparse/parser.py"])
+REPOSITORY = Path(__file__).parent.parent.parent
+EXAMPLES = [
+    *("README.md", "jaxparse/parsing/parser.py"),
+    *(f"docs/{p.name}" for p in (REPOSITORY / "docs").glob("*.md") if ">>> " in p.read_text()),
+]
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
 def test_examples_in_the_documentation(
     nano: Nano, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     (tmp_path / "weights.safetensors").write_bytes(Path(nano.weights).read_bytes())
     write_image(tmp_path / "photo.jpg", face(0, (48, 64)))
     monkeypatch.chdir(tmp_path)
-    path = Path(__file__).parent.parent / text
+    path = REPOSITORY / text
     flags = doctest.NORMALIZE_WHITESPACE
     result = doctest.testfile(str(path), module_relative=False, optionflags=flags)
-    assert result.failed == 0 and result.attempted >= 6
+    assert result.failed == 0 and result.attempted >= 5
     assert read_label(tmp_path / "mask.png").shape == (48, 64)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from jaxparse import cli
 from jaxparse.classes import MIRRORED, NAMES
-from jaxparse.config import save_config
+from jaxparse.config import read_config, save_config
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.data.images import write_image, write_mask
 from jaxparse.parsing import parser
@@ -28,7 +28,7 @@ from jaxparse.report.__main__ import report
 from jaxparse.report.sections import draw_confusion, last_change, worst_errors
 from jaxparse.scoring.counts import Counts, count, total
 from jaxparse.scoring.scores import Scores, joined_scores, mean_ious
-from jaxparse.weights.files import flatten
+from jaxparse.weights.files import BEST_WEIGHTS, flatten
 from tests.conftest import Nano
 
 COUNT, SIDE = 14, 64
@@ -210,7 +210,7 @@ def test_wrong_masks_are_suspected(page: str) -> None:
 def test_recipe_and_parameters(page: str, nano: Nano) -> None:
     recipe = section(page, "Recipe")
     settings = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", recipe))
-    assert settings["backbone"] == "swin_nano" and settings["image_size"] == "64"
+    assert settings["backbone"] == "mini" and settings["image_size"] == "64"
     assert settings["workdir"] == "&lt;script&gt;"
     assert '<div class="changed"><dt>backbone' in recipe and "<div><dt>head</dt>" in recipe
     number = sum(array.size for array in flatten(nano.params).values())
@@ -300,6 +300,7 @@ def browse(server: SimpleNamespace, content: str, profile: Path) -> dict[str, An
     return json.loads(unescape(re.search("told:(.*):end", dom).group(1)))
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium here; apt-get install chromium")
 def test_a_browser_shows_all_and_fetches_nothing(
     page: str, server: SimpleNamespace, tmp_path: Path
@@ -325,7 +326,7 @@ def test_command_line_with_a_network(
     monkeypatch.setattr(parser, "make_logits_step", step)
     output = tmp_path / "new" / "page.html"
     flags = ("--flip", "--pictures", "20", "--output", str(output))
-    monkeypatch.setattr(sys, "argv", ["report", str(run), *flags])
+    monkeypatch.setattr(sys, "argv", ["report", "--weights", str(run), *flags])
     with pytest.raises(SystemExit) as caught:
         cli.run(report_module.main)
     assert caught.value.code == 0
@@ -337,6 +338,18 @@ def test_command_line_with_a_network(
     assert sorted(worst) == list(range(COUNT)) and best == []
 
 
+def test_weights_without_a_run_have_no_curves(
+    nano: Nano, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = lambda config: lambda params, batch_stats, image: nano.network(image)  # noqa: E731
+    monkeypatch.setattr(parser, "make_logits_step", step)
+    monkeypatch.chdir(tmp_path)
+    data_dir = read_config(run).data_dir
+    report(str(run / BEST_WEIGHTS), data_dir=data_dir, pictures=1, batch_size=4)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Curves" not in page and "Confusion" in page
+
+
 def run_without(run: Path, folder: Path, file: str) -> Path:
     shutil.copytree(run, folder)
     (folder / file).unlink()
@@ -346,11 +359,11 @@ def run_without(run: Path, folder: Path, file: str) -> Path:
 @pytest.mark.parametrize(
     ("arrange", "flags", "words"),
     [
-        (lambda run, to: to, [], "has no best.safetensors yet"),
-        (lambda run, to: run_without(run, to, "config.json"), [], "it has no config.json"),
-        (lambda run, to: run_without(run, to, "metrics.jsonl"), [], "holds no metrics.jsonl"),
+        (lambda run, to: to, [], "there is no file or run"),
+        (lambda run, to: run_without(run, to, "config.json"), [], "config.json"),
+        (lambda run, to: run_without(run, to, "metrics.jsonl"), [], "metrics.jsonl"),
         (lambda run, to: run, ["--data-dir", "nowhere"], "nowhere"),
-        (lambda run, to: run, ["--pictures", "0"], "--pictures is 0; give at least 1"),
+        (lambda run, to: run, ["--pictures", "0"], "--pictures is 0"),
     ],
 )
 def test_bad_input_ends_in_one_line(
@@ -363,7 +376,9 @@ def test_bad_input_ends_in_one_line(
     words: str,
 ) -> None:
     folder, output = arrange(run, tmp_path / "run"), tmp_path / "report.html"
-    monkeypatch.setattr(sys, "argv", ["report", str(folder), "--output", str(output), *flags])
+    monkeypatch.setattr(
+        sys, "argv", ["report", "--weights", str(folder), "--output", str(output), *flags]
+    )
     with pytest.raises(SystemExit) as caught:
         cli.run(report_module.main)
     printed = capsys.readouterr().err
