@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,14 @@ from jaxparse.models import split_model
 from jaxparse.parsing.network import make_logits_step
 from jaxparse.weights.files import flatten, load_network, save_weights
 from tests import mini, runs
+
+
+# Tests compile far more than they compute: LLVM's optimisations take half of a compilation. Set
+# before JAX starts its backend; processes that tests start inherit it.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
 
 
 class Nano(NamedTuple):
@@ -37,7 +46,8 @@ def noise(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.nda
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(request: pytest.FixtureRequest) -> None:
     """Compiled programs are kept in pytest's cache folder, which all workers share."""
-    if not jax.config.jax_compilation_cache_dir:
+    # Without a cache where pytest has none (-p no:cacheprovider).
+    if not jax.config.jax_compilation_cache_dir and hasattr(request.config, "cache"):
         jax.config.update("jax_compilation_cache_dir", str(request.config.cache.mkdir("xla")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 

@@ -28,8 +28,6 @@ FLAGS = (
     "--synthetic-val-count 13 --drop-path-rate 0.1 --learning-rate 1e-4 --warmup-steps 2 "
     f"--steps {STEPS} --eval-every 20 --log-every 1"
 ).split()
-# Halves the time of compiling.
-XLA = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 PATIENCE = 400  # seconds, for a machine with much else to do
 
 
@@ -39,7 +37,7 @@ class Run:
     def __init__(self, workdir: Path, *flags: str, devices: int = 1, module: str = "train") -> None:
         self.log = workdir.parent / f"{workdir.name}_{time.monotonic_ns()}.log"
         environment = os.environ | {
-            "XLA_FLAGS": f"{XLA} --xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
             "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"),
         }
         settings = FLAGS if module == "train" else ["--exp", str(mini.__file__)]
