@@ -1,4 +1,4 @@
-"""Swin with 32 channels and two blocks a stage, for CPUs: 2,956,084 parameters, from noise.
+"""Swin with 32 channels and two blocks a stage, for CPUs: 2,956,084 parameters, from scratch.
 
     python -m jaxparse.train --exp swin_nano --data-dir DIR
 

@@ -85,7 +85,7 @@ def benchmark_training(config: Config, repeats: int) -> dict[str, float]:
 
 
 def peak_memory_gb() -> dict[str, float]:
-    """Peak resident memory of this process and, where devices tell, of the first device."""
+    """Peak resident memory of this process and, where it is known, of the first device."""
     peaks = {"peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:

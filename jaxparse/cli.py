@@ -1,5 +1,6 @@
 """What every command shares: its command line, errors that end in one line, progress bars."""
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
@@ -18,6 +19,7 @@ from rich.progress import (
 from rich.text import Text
 
 INTERRUPTED = 130  # a shell's exit code for a program that Ctrl-C ended
+BROKEN_PIPE = 141  # and for one whose reader has left
 
 T = TypeVar("T")
 
@@ -58,6 +60,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 def print_error(error: BaseException) -> int:
     """Prints the line of an error that users can fix and returns the exit code; raises others."""
+    if isinstance(error, BrokenPipeError):  # `jaxparse ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     if isinstance(error, (OSError, ValueError)):
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 1

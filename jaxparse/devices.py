@@ -31,7 +31,7 @@ from jaxparse.cli import print_error
 Batch = dict[str, Array]
 PyTree: TypeAlias = Any  # nested dicts, tuples and lists of arrays
 
-# What jax reads: a variable that tells it of its cluster, and the number of processes there.
+# What jax reads to join a cluster's job: a variable of the job, and that of its process count.
 CLUSTERS = {
     "SLURM_STEP_NODELIST": "SLURM_NTASKS",
     "OMPI_MCA_orte_hnp_uri": "OMPI_COMM_WORLD_SIZE",
@@ -158,8 +158,7 @@ def joined(processes: Processes) -> Iterator[None]:
     """The block runs as one of several processes, if flags or the cluster say so.
 
     An error in the block then ends this process at once, with its line on stderr and exit code 1:
-    waiting for the others, as the interpreter's end would, is waiting for a process that is gone
-    or that waits for this one.
+    a normal exit would wait for peers that are gone or waiting for us.
     """
     if not processes.coordinator and not in_cluster():
         yield
@@ -176,7 +175,7 @@ def joined(processes: Processes) -> Iterator[None]:
 def _initialize(processes: Processes) -> None:
     # It would swallow SIGTERM; `StopVote` does its work, for Ctrl-C as well.
     jax.config.update("jax_enable_preemption_service", False)
-    # gloo matches messages by their order alone, and XLA's concurrent schedule for CPUs gives its
+    # gloo matches messages only by their order, and XLA's concurrent schedule for CPUs gives its
     # collectives none: "Received data size doesn't match expected size".
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_enable_concurrency_optimized_scheduler=false"
@@ -196,10 +195,10 @@ def _initialize(processes: Processes) -> None:
 
 @contextmanager
 def _message_if_aborted() -> Iterator[None]:
-    """Prints a line if this process ends inside the block without coming to Python again."""
-    message = f"error: a process is gone, and this one, {jax.process_index()}, with it; {AGAIN}"
-    # jax aborts from a thread of C++: only another process can have the last word. It waits for a
-    # line that never comes if the pipe breaks.
+    """Prints a line if this process is aborted inside the block, outside of Python."""
+    message = f"error: a process is gone, and process {jax.process_index()} with it; {AGAIN}"
+    # jax aborts from a thread of C++, so another process prints the line: when the pipe breaks
+    # before it has received one.
     script = 'trap "" INT TERM HUP; read -r line || echo "$0" >&2'
     with subprocess.Popen(["sh", "-c", script, message], stdin=subprocess.PIPE) as watcher:
         try:
@@ -212,7 +211,7 @@ def _leave(error: BaseException) -> None:
     """Reports the error and ends the process."""
     if PEER_GONE.search(str(error)):
         here = jax.process_index()
-        error = ValueError(f"a process is gone, as {here} sees by {str(error)[:300]!r}; {AGAIN}")
+        error = ValueError(f"a process is gone (process {here}: {str(error)[:300]!r}); {AGAIN}")
     try:
         code = print_error(error)
     except BaseException:  # a bug
@@ -221,8 +220,8 @@ def _leave(error: BaseException) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     if jax.process_index() == 0:
-        # With the coordinator gone jax aborts the others, who may have an error of their own to
-        # tell: bad flags are bad in every process.
+        # jax aborts its peers when the coordinator leaves; they may have an error of their own to
+        # print first: bad flags are bad in every process.
         time.sleep(2)
     os._exit(code)
 
@@ -236,7 +235,7 @@ def gather_rows(rows: np.ndarray, total: int) -> np.ndarray:
 
 
 class StopVote:
-    """Lets all processes stop after the same step, if one of them is asked to."""
+    """Stops all processes after the same step when one of them is asked to stop."""
 
     def __init__(self, mesh: Mesh) -> None:
         self._sharding = NamedSharding(mesh, PartitionSpec("data"))
@@ -248,7 +247,7 @@ class StopVote:
             return wanted
         if step % VOTE_EVERY:
             return False
-        # gloo mixes up the messages of two programs that run at a time.
+        # gloo mixes up the messages of two programs that run at the same time.
         result.block_until_ready()
         votes = np.full(jax.local_device_count(), wanted)
         return bool(self._any(jax.make_array_from_process_local_data(self._sharding, votes)))

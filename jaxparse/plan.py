@@ -116,8 +116,8 @@ def inner_jaxprs(values: Iterable[Any]) -> Iterator[Jaxpr | ClosedJaxpr]:
 def count_flops(jaxpr: Jaxpr | ClosedJaxpr) -> int:
     """Operations of all products and convolutions in a jaxpr: 2 for each multiply-add.
 
-    Loops count each round, branches the costliest. XLA's own count is no use here: it knows nothing
-    of cuDNN's and cuBLAS's calls and counts a loop once.
+    Loops count each round, branches the costliest. XLA's own count ignores cuDNN's and cuBLAS's
+    calls and counts a loop once.
     """
     total = 0
     for eqn in jaxpr.eqns:
@@ -138,7 +138,7 @@ def count_flops(jaxpr: Jaxpr | ClosedJaxpr) -> int:
 
 
 def bytes_accessed(compiled: jax.stages.Compiled) -> int | None:
-    """Bytes that the compiled operations read and write, None if this jaxlib cannot tell."""
+    """Bytes that the compiled operations read and write, None if this jaxlib does not know."""
     cost = compiled.cost_analysis()
     if cost is None:  # for a device that is not there
         try:

@@ -1,4 +1,5 @@
 import errno
+import subprocess
 import sys
 
 import pytest
@@ -56,3 +57,10 @@ def test_usage_names_the_command_as_it_was_called(monkeypatch: pytest.MonkeyPatc
     assert prog("train") == "python -m jaxparse.train"
     monkeypatch.setattr(sys, "argv", ["jaxparse train"])
     assert prog("train") == "jaxparse train"
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    code = "from jaxparse import cli; cli.run(lambda: [print('x' * 99) for _ in range(9999)] and 0)"
+    shell = f'{sys.executable} -c "{code}" | head -n 1; echo "${{PIPESTATUS[0]}}"'
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1:] == ["141"] and done.stderr == ""

@@ -138,7 +138,7 @@ def _normalise_batch_backward(
 ) -> tuple[Array, Array, Array]:
     (x, mean, inverse, scale), grad = saved, widen(grads[0])
     count = x.size // x.shape[-1]
-    # Not x - mean: the forward pass has that too, and XLA would keep the whole map for here.
+    # Not x - mean: the forward pass computes that too, and XLA would keep the map until here.
     below = mean - x
     bias_grad = grad.sum((0, 1, 2))
     scale_grad = -(grad * below).sum((0, 1, 2)) * inverse

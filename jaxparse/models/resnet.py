@@ -34,7 +34,7 @@ class Bottleneck(Block):
         self.conv2 = Conv(width, width, 3, rngs=rngs, stride=stride, dilation=dilation)
         self.bn2 = BatchNorm(width)
         self.conv3 = Conv(width, channels, 1, rngs=rngs)
-        self.bn3 = BatchNorm(channels, scale=0)  # from noise a block starts as the identity
+        self.bn3 = BatchNorm(channels, scale=0)  # from scratch a block starts as the identity
         if in_channels != channels:
             self.downsample = nnx.List(
                 [Conv(in_channels, channels, 1, rngs=rngs, stride=stride), BatchNorm(channels)]

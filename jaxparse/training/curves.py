@@ -49,7 +49,7 @@ def draw_curves(axes: Axes, title: str, runs: list[Run], name: str, span: float 
     curves = [series(run, name) for run in runs]
     for run, (steps, values) in zip(runs, curves, strict=True):
         values = values * (100 if evaluations else 1)
-        # Evaluations are few, so a dot each; and one value alone makes no line.
+        # Evaluations are few, so a dot each; a single value makes no line.
         marker = "o" if evaluations or len(steps) == 1 else ""
         means = centred_mean(steps, values, span)
         axes.plot(steps, means, color=run.colour, linewidth=1.5, marker=marker, markersize=3.5)

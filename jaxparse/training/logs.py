@@ -118,7 +118,7 @@ class MetricsLog:
 
     def close(self) -> None:
         if self.is_main:
-            with suppress(OSError):  # every row was flushed; what is left failed and was told
+            with suppress(OSError):  # every row was flushed; a failed one was reported
                 self._file.close()
         if self._events:
             self._events.close()

@@ -1,9 +1,9 @@
-"""Dynamic loss scaling (Micikevicius et al. 2018, arXiv:1710.03740), and the average of weights.
+"""Dynamic loss scaling (Micikevicius et al. 2018, arXiv:1710.03740).
 
 float16 has no gradients below 6e-8: the loss is scaled up before the gradient is taken and the
 gradient down after. The scale doubles after 2000 good steps in a row. When a gradient overflows,
 it halves and the step is skipped: weights, running statistics, the optimiser and its schedule, and
-the average stay as they were; only the count of steps goes on, and with it data and dropout.
+the average stay as they were; only the step counter advances, and with it data and dropout.
 """
 
 from typing import NamedTuple

@@ -91,8 +91,8 @@ def conv3x3(x: Array, kernel: Array, dilation: int = 1) -> Array:
     """[B, H, W, I], [3, 3, I, O] -> [B, H, W, O]: stride 1, zero padding of `dilation`.
 
     On a CPU by Winograd's minimal filtering, forward and backward: 4/9 of the products, float32
-    errors of 1e-6, and twice the speed (XLA's own gradient of the kernel alone takes 5 times as
-    long). Not in 16 bits, whose errors the transforms would multiply.
+    errors of 1e-6, and twice the speed (XLA's own gradient of the kernel takes 5 times as long).
+    Not in 16 bits, whose errors the transforms would multiply.
     """
     if min(kernel.shape[2:]) < WINOGRAD_MIN_CHANNELS or x.dtype.itemsize == 2:
         return plain_conv(x, kernel, dilation=dilation)
