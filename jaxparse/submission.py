@@ -1,4 +1,4 @@
-"""The zip of masks that a face parsing challenge takes: packing one, and finding its faults.
+"""The zip of masks for a face parsing challenge: packing one, and listing its faults.
 
     python -m jaxparse.submission check FILE.zip --images DIR [--format server|codabench]
     python -m jaxparse.submission pack MASKS_DIR --images DIR --output FILE.zip [--format ...]
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from jaxparse import cli
 from jaxparse.scoring.submissions import (
+    Format,
     fault_lines,
     inspect_submission,
     mask_names,
     write_submission,
 )
-from jaxparse.scoring.zip_names import Format
 
 
 def _warn(warnings: list[str]) -> None:
@@ -25,7 +25,7 @@ def _warn(warnings: list[str]) -> None:
 
 
 def check(file: Path, /, *, images: Path, format: Format = "server") -> int:
-    """Lists what the challenge's server would refuse in a zip of masks.
+    """Lists everything in a zip of masks that the challenge's server would refuse.
 
     Args:
         file: The zip.
@@ -36,14 +36,13 @@ def check(file: Path, /, *, images: Path, format: Format = "server") -> int:
     """
     inspection = inspect_submission(file, images, format)
     _warn(inspection.warnings)
-    print(
-        "\n".join(fault_lines(inspection.faults)) or f"{file}: {inspection.count} masks, no faults"
-    )
+    good = f"{file}: {inspection.count} masks, no faults"
+    print("\n".join(fault_lines(inspection.faults)) or good)
     return 1 if inspection.faults else 0
 
 
 def pack(masks: Path, /, *, images: Path, output: Path, format: Format = "server") -> int:
-    """Packs the masks STEM.png of any tool for the challenge's server, and checks the zip.
+    """Packs masks of any tool, named STEM.png, for the challenge's server, and checks the zip.
 
     Args:
         masks: Folder of the masks.
@@ -51,7 +50,7 @@ def pack(masks: Path, /, *, images: Path, output: Path, format: Format = "server
         output: The zip to write.
         format: server, one folder of masks; codabench, masks/.
 
-    Returns 0, or 1 if there is a fault; then nothing is written.
+    Returns 0, or 1 if there is a fault; in that case nothing is written.
     """
     try:
         _warn(write_submission(masks, images, output, format))

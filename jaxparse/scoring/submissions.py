@@ -1,9 +1,9 @@
-"""The zip of masks that a face parsing challenge takes: packing one, and finding its faults.
+"""The zip of masks for a face parsing challenge: packing one, and listing its faults.
 
 `server` is the format of the CelebAMask-HQ challenge: one folder of any name with a PNG per test
 image. `codabench` is that of the newer challenges on CodaBench (NTU, 1000 training pictures): the
-same PNGs in `masks/`, and in the test phase `solution/` with the code beside it. Both want 512x512
-pixels of 8 bit, the classes 0..18 themselves, and the name of the image except for the suffix.
+same PNGs in `masks/`, and in the test phase `solution/` with the code beside it. Both want masks of
+512x512 pixels of 8 bits that hold the classes 0..18, each named as its image but for the suffix.
 """
 
 import io
@@ -11,10 +11,11 @@ import os
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -23,27 +24,120 @@ from jaxparse.classes import NUM_CLASSES
 from jaxparse.data.folders import find_images
 from jaxparse.data.images import READ_ERRORS
 from jaxparse.files import atomic_path, read_ahead, reason
-from jaxparse.scoring.zip_names import Format, ZipNames, mask_folder
 
-SIZE = (512, 512)
-SHOWN_FAULTS = 20
+Format = Literal["server", "codabench"]
+CODE_FILES = ("solution/ckpt.pth", "solution/requirements.txt", "solution/run.py")
+STORED_OR_DEFLATED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+LEFTOVERS = {"__macosx", "thumbs.db", "desktop.ini"}  # and every hidden file, as .DS_Store
 # NotImplementedError: a member of a newer zip version.
 ZIP_ERRORS = (*READ_ERRORS, zipfile.BadZipFile, NotImplementedError)
+SHOWN_FAULTS = 20
+
+SIZE = (512, 512)
 PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 COLOURS = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale and alpha", 6: "RGBA"}
 GREYSCALE_OR_PALETTE = (0, 3)
 
 
-class Inspection(NamedTuple):
-    """What is in a zip: a line per fault, sorted; a line per oddity that no server refuses."""
+def mask_folder(path: Path, format: Format) -> str:
+    """The folder in the zip at `path` that holds the masks."""
+    return "masks" if format == "codabench" else path.stem
 
-    count: int  # good masks
-    faults: list[str]
-    warnings: list[str]
+
+def mask_names(images: Path | Sequence[Path]) -> dict[str, Path]:
+    """Name of the mask -> its image. Raises ValueError for two images of one mask."""
+    names: dict[str, Path] = {}
+    for image in find_images([images] if isinstance(images, Path) else images):
+        other = names.setdefault(f"{image.stem}.png", image)
+        if other != image:
+            raise ValueError(f"{other} and {image} would share the mask {image.stem}.png; keep one")
+    return names
+
+
+class ZipNames:
+    """The names in a zip, compared with those of the masks that belong in it.
+
+    `images` maps the name of a mask to its image. `folder` is where the masks belong; `server`
+    accepts any single folder name.
+    """
+
+    def __init__(
+        self,
+        entries: list[zipfile.ZipInfo],
+        folder: str,
+        images: dict[str, Path],
+        format: Format,
+    ) -> None:
+        self.entries = entries
+        self.counts = Counter(entry.filename for entry in self.entries)
+        self.files = [entry.filename for entry in self.entries if not entry.is_dir()]
+        self.images = images
+        self.spellings = {_loose(name): name for name in images}
+        self.code = ("solution/",) if format == "codabench" else ()
+        if format == "server":
+            # Of several folders the fullest is the one meant, so that the faults name the others.
+            used = Counter(n.split("/")[0] for n in self.files if "/" in n and not _is_leftover(n))
+            folder = max(used, key=used.__getitem__, default=folder)
+        self.folder = folder
+
+    def faults(self) -> dict[str, str]:
+        """Name in the zip, or of what is missing -> what is wrong."""
+        faults = {e.filename: fault for e in self.entries if (fault := self._entry_fault(e))}
+        code = {name for name in self.files if name.startswith(self.code)}
+        others = (name for name in self.files if name not in code and not _is_leftover(name))
+        for name in self.images.keys() - map(self._meant, others):
+            faults[f"{self.folder}/{name}"] = f"is missing; {self.images[name]} has no mask"
+        for name in set(CODE_FILES) - code if code else ():
+            faults[name] = "is missing; the test phase runs the code"
+        return faults
+
+    def _meant(self, name: str) -> str | None:
+        """The mask that the file is probably meant to be, whatever its folder and spelling."""
+        file = name.replace("\\", "/").split("/")[-1]
+        return file if file in self.images else self.spellings.get(_loose(file))
+
+    def _entry_fault(self, entry: zipfile.ZipInfo) -> str | None:
+        name = entry.filename
+        parts = name.removesuffix("/").split("/")
+        if "\\" in name or ":" in parts[0] or {"", ".", ".."} & set(parts):
+            return "is not a plain path inside the zip; zip the folder itself, with / in the names"
+        if self.counts[name] > 1:
+            return f"is in the zip {self.counts[name]} times; keep one"
+        if entry.flag_bits & 1:
+            return "is encrypted; zip without a password"
+        if entry.compress_type not in STORED_OR_DEFLATED:
+            return f"has compression method {entry.compress_type}; store or deflate it"
+        if name.startswith(self.code):
+            return None
+        if _is_leftover(name):
+            return "is a leftover of the operating system or an editor; zip without it"
+        if entry.is_dir():
+            empty = not any(file.startswith(name) for file in self.files)
+            return f"is a second folder; expected only {self.folder}/" if empty else None
+        file = parts[-1]
+        if parts[:-1] != [self.folder]:
+            return f"is not directly in {self.folder}/; expected {self.folder}/{file}"
+        if file in self.images:
+            return None
+        meant = self._meant(file)
+        if meant is None or f"{self.folder}/{meant}" in self.counts:
+            return "belongs to no image; remove it"
+        fix = "rename it" if file.lower().endswith(".png") else "save it as a PNG"
+        return f"is not named as its image, expected {meant}; {fix}"
+
+
+def _is_leftover(name: str) -> bool:
+    parts = name.lower().split("/")
+    return any(part in LEFTOVERS or (part[:1] == "." and part.strip(".")) for part in parts)
+
+
+def _loose(file: str) -> str:
+    """The name without what people get wrong: suffix, case, leading zeros."""
+    return Path(file).stem.lower().lstrip("0")
 
 
 def decode_mask(data: bytes) -> np.ndarray:
-    """A PNG's classes, uint8 [512, 512]. Raises ValueError that says what no server would take."""
+    """A PNG's classes, uint8 [512, 512]. Raises ValueError that says what a server would refuse."""
     if not data.startswith(PNG_START) or len(data) < 26:
         raise ValueError("is not a PNG; convert it (renaming is not enough)")
     # From the header: Pillow shows palettes of 1, 2 and 4 bits as mode P too.
@@ -51,8 +145,8 @@ def decode_mask(data: bytes) -> np.ndarray:
     if (width, height) != SIZE:
         raise ValueError(f"is {width}x{height}, expected 512x512; resize by nearest neighbour")
     if depth != 8 or colour not in GREYSCALE_OR_PALETTE:
-        found = f"{depth}-bit {COLOURS.get(colour, 'unknown')}"
-        raise ValueError(f"is {found}, expected 8-bit palette or greyscale (mode P or L)")
+        kind = f"{depth}-bit {COLOURS.get(colour, 'unknown')}"
+        raise ValueError(f"is {kind}, expected 8-bit palette or greyscale (mode P or L)")
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
             picture.verify()  # the checksums, which decoding skips
@@ -66,13 +160,21 @@ def decode_mask(data: bytes) -> np.ndarray:
     return label
 
 
+class Inspection(NamedTuple):
+    """What is in a zip: a line per fault, sorted; a line per oddity that no server refuses."""
+
+    count: int  # good masks
+    faults: list[str]  # each begins with the name of a file
+    warnings: list[str]
+
+
 def inspect_submission(path: Path, images: Path | Sequence[Path], format: Format) -> Inspection:
     """Reads the whole zip in threads; `images` are the test images or their folder.
 
     Raises ValueError for a folder without images or two images of one name; faults of the zip,
     also a missing one, are in the result.
     """
-    wanted = mask_names(images)
+    expected = mask_names(images)
     try:
         archive = zipfile.ZipFile(path)
     except ZIP_ERRORS as error:
@@ -80,9 +182,9 @@ def inspect_submission(path: Path, images: Path | Sequence[Path], format: Format
             0, [f"{path}: cannot be read as a zip ({reason(error)}); zip it again"], []
         )
     with archive:
-        names = ZipNames(archive.infolist(), mask_folder(path, format), wanted, format)
+        names = ZipNames(archive.infolist(), mask_folder(path, format), expected, format)
         if not names.files:
-            return Inspection(0, [f"{path}: holds no file; expected {len(wanted)} masks"], [])
+            return Inspection(0, [f"{path}: holds no file; expected {len(expected)} masks"], [])
         faults = names.faults()
         good = [name for name in names.files if name not in faults]
         masks = {}
@@ -95,16 +197,6 @@ def inspect_submission(path: Path, images: Path | Sequence[Path], format: Format
     # A name may hold anything, line breaks too.
     lines = [f"{n if n.isprintable() else ascii(n)}: {fault}" for n, fault in faults.items()]
     return Inspection(len(masks), sorted(lines), _warnings(masks))
-
-
-def mask_names(images: Path | Sequence[Path]) -> dict[str, Path]:
-    """Name of the mask -> its image. Raises ValueError for two of one name."""
-    names: dict[str, Path] = {}
-    for image in find_images([images] if isinstance(images, Path) else images):
-        other = names.setdefault(f"{image.stem}.png", image)
-        if other != image:
-            raise ValueError(f"{other} and {image} would share the mask {image.stem}.png; keep one")
-    return names
 
 
 def _read_member(archive: zipfile.ZipFile, folder: str, name: str) -> int | None:
@@ -120,13 +212,13 @@ def _read_member(archive: zipfile.ZipFile, folder: str, name: str) -> int | None
 
 
 def _warnings(masks: dict[str, int]) -> list[str]:
-    found = []
+    warnings = []
     if len(masks) > 1 and len(set(masks.values())) == 1:
-        found.append(f"all {len(masks)} masks are the same")
+        warnings.append(f"all {len(masks)} masks are the same")
     empty = sorted(name for name, checksum in masks.items() if not checksum)
     if empty:
-        found.append(f"{len(empty)} of {len(masks)} masks are all background, first {empty[0]}")
-    return found
+        warnings.append(f"{len(empty)} of {len(masks)} masks are all background, first {empty[0]}")
+    return warnings
 
 
 def check_submission(path: Path, images: Path | Sequence[Path], format: Format) -> list[str]:
@@ -144,23 +236,22 @@ def write_submission(
     """
     if output.suffix != ".zip":
         raise ValueError(f"{output} does not end in .zip; name the submission so")
-    wanted = mask_names(images)
-    names = sorted(name for name in wanted if (masks / name).is_file())
+    expected = mask_names(images)
+    names = sorted(name for name in expected if (masks / name).is_file())
     if not names:
-        raise ValueError(
-            f"{masks} holds no mask of the images; expected {next(iter(wanted), 'STEM.png')} …"
-        )
+        example = min(expected, default="STEM.png")
+        raise ValueError(f"{masks} holds no mask of the images; expected {example} …")
     with atomic_path(output) as temporary:
         with zipfile.ZipFile(temporary, "w") as archive:
             for name in names:
                 entry = zipfile.ZipInfo(f"{mask_folder(output, format)}/{name}")  # of 1980, stored
                 entry.create_system, entry.external_attr = 3, 0o100644 << 16  # rw-r--r--
                 archive.writestr(entry, (masks / name).read_bytes())
-        report = inspect_submission(temporary, images, format)
-        if report.faults:
-            lines = fault_lines(report.faults)
+        inspection = inspect_submission(temporary, images, format)
+        if inspection.faults:
+            lines = fault_lines(inspection.faults)
             raise ValueError("\n".join([f"{output} is not written:", *lines]))
-    return report.warnings
+    return inspection.warnings
 
 
 def fault_lines(faults: list[str]) -> list[str]:
