@@ -2,10 +2,10 @@
 
     python benchmarks/loader.py [--data-dir DIR] [--num-workers 2]
 
-Beside PyTorch's DataLoader (if installed) doing the same work with as many workers: Pillow decodes
-512×512 JPEGs and PNGs, pictures are normalised, batches collated. Rounds alternate. The host's time
-per step is that of all a step needs but the compiled computation, for swin_b's state: a batch to
-the device, the call with some 500 arrays, new arrays in place of the donated ones.
+Compared with PyTorch's DataLoader (if installed) doing the same work with as many workers: Pillow
+decodes 512×512 JPEGs and PNGs, pictures are normalised, batches collated. Rounds alternate. The
+host's time per step is that of everything but the compiled computation, for swin_b's state: a batch
+to the device, the call with some 500 arrays, new arrays in place of the donated ones.
 """
 
 import tempfile
@@ -45,7 +45,7 @@ class Arguments:
     pictures: int = 400
     """Pictures per round."""
     rounds: int = 3
-    """Rounds of each side."""
+    """Rounds of each loader."""
 
 
 def jaxparse_batches(config: Config) -> Iterator[Any]:
@@ -75,7 +75,7 @@ class TorchPairs:
 
 
 def torch_batches(config: Config) -> Iterator[Any]:
-    """The same from a DataLoader, endless."""
+    """Endless batches of a DataLoader."""
     from torch.utils.data import DataLoader
 
     loader = DataLoader(
@@ -101,16 +101,16 @@ def rate(batches: Iterator[Any], config: Config, pictures: int) -> float:
 
 
 def loader_table(config: Config, arguments: Arguments) -> Table:
-    """Pictures per second of both sides, their medians and the ratio."""
-    sides: dict[str, Callable[[Config], Iterator[Any]]] = {"jaxparse": jaxparse_batches}
+    """Pictures per second of both loaders, their medians and the ratio."""
+    loaders: dict[str, Callable[[Config], Iterator[Any]]] = {"jaxparse": jaxparse_batches}
     try:
         import torch  # noqa: F401
 
-        sides["PyTorch DataLoader"] = torch_batches
+        loaders["PyTorch DataLoader"] = torch_batches
     except ImportError:
-        Console().print("PyTorch is not installed: jaxparse alone")
-    running = {name: make(config) for name, make in sides.items()}
-    rates: dict[str, list[float]] = {name: [] for name in sides}
+        Console().print("PyTorch is not installed: measuring only jaxparse")
+    running = {name: make(config) for name, make in loaders.items()}
+    rates: dict[str, list[float]] = {name: [] for name in loaders}
     for batches in running.values():
         rate(batches, config, arguments.pictures // 4)  # starts workers, fills caches
     for _ in range(arguments.rounds):
@@ -121,8 +121,7 @@ def loader_table(config: Config, arguments: Arguments) -> Table:
     for name, values in rates.items():
         table.add_row(name, " ".join(f"{v:.0f}" for v in values), f"{medians[name]:.0f}")
     if len(medians) == 2:
-        ours, theirs = medians.values()
-        table.add_row("ratio", "", f"{ours / theirs:.2f}")
+        table.add_row("ratio", "", f"{medians['jaxparse'] / medians['PyTorch DataLoader']:.2f}")
     return table
 
 

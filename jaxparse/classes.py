@@ -60,9 +60,9 @@ PALETTE = np.array(
     np.uint8,
 )
 
-# Classes that change places when a picture is mirrored.
+# Classes that swap when a picture is mirrored.
 LEFT_RIGHT_PAIRS = ((4, 5), (6, 7), (8, 9))
-# [19]: the class that each becomes then.
+# [19]: the class that each becomes.
 MIRRORED = np.arange(NUM_CLASSES)
 MIRRORED[np.ravel(LEFT_RIGHT_PAIRS)] = np.ravel([pair[::-1] for pair in LEFT_RIGHT_PAIRS])
 
@@ -88,12 +88,12 @@ def to_official(label: np.ndarray, order: str) -> np.ndarray:
 
 
 def from_official(label: np.ndarray, order: str) -> np.ndarray:
-    """Undoes `to_official`."""
+    """The inverse of `to_official`."""
     return label if order == "official" else _table(np.argsort(LABEL_ORDERS[order]))[label]
 
 
 def _table(classes: Sequence[int]) -> np.ndarray:
-    """uint8 [256]: 0..18 -> `classes`, other values stay."""
+    """uint8 [256]: 0..18 -> `classes`, other values unchanged."""
     table = np.arange(256, dtype=np.uint8)
     table[:NUM_CLASSES] = classes
     return table

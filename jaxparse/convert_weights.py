@@ -1,8 +1,8 @@
 """Weights of other packages -> this package's file, and back: `python -m jaxparse.convert_weights`.
 
 A segmentor trained with mmsegmentation (0.x or 1.x) is converted whole, and back; an ImageNet
-network of timm, Microsoft or OpenMMLab gives the backbone, for any head. Nothing is lost or left
-over silently: a file fits its network name by name and shape by shape, or is refused.
+network of timm, Microsoft or OpenMMLab gives the backbone, for any head. A file whose names and
+shapes are not exactly those of the network is refused.
 """
 
 import re
@@ -19,13 +19,7 @@ from jaxparse import cli
 from jaxparse.classes import LABEL_ORDERS, NAMES, PALETTE, LabelOrder
 from jaxparse.config import Config, load_experiment
 from jaxparse.models import split_model, swin
-from jaxparse.weights.files import (
-    find_weights,
-    flatten,
-    load_weights,
-    require_match,
-    save_weights,
-)
+from jaxparse.weights.files import find_weights, flatten, load_weights, require_match, save_weights
 from jaxparse.weights.foreign import download, read_checkpoint, write_torch
 from jaxparse.weights.names import (
     BUFFERS,
@@ -55,22 +49,24 @@ class Conversion(NamedTuple):
 
 
 def convert(path: str | Path, state_dict: Mapping[str, np.ndarray], config: Config) -> Conversion:
-    """The arrays of a checkpoint as the network of `config` takes them; `path` is for messages.
+    """The arrays of a checkpoint for the network of `config`; `path` is for messages.
 
-    Strict: raises ValueError unless every key is used or knowingly dropped, and every parameter
-    and statistic is set, in its shape, or knowingly left at its random initialisation.
+    Strict: raises ValueError unless every key is used or matches DROPPED, and every parameter and
+    statistic is set, in its shape, or is one of the naming's `fresh` ones.
     """
     naming = recognise(path, state_dict)
     dropped = [key for key in state_dict if re.search(DROPPED, key)]
     used = state_dict.keys() - set(dropped)
-    arrays = dict(rename(naming, key, state_dict[key]) for key in state_dict if key in used)
-    if len(arrays) < len(used):
-        raise ValueError(f"{path} has two names for one parameter")
+    renamed = [rename(naming, key, state_dict[key]) for key in state_dict if key in used]
+    arrays = dict(renamed)
+    if len(arrays) < len(renamed):
+        [(name, _)] = Counter(name for name, _ in renamed).most_common(1)
+        raise ValueError(f"{path} has more than one array for {name}; save it with one")
     require_network(path, arrays, config)
     _, params, batch_stats = split_model(config)
-    wanted = flatten(params) | flatten(batch_stats)
-    wanted = {k: v for k, v in wanted.items() if not k.startswith(naming.fresh)}
-    require_match(path, arrays, wanted)
+    needed = flatten(params) | flatten(batch_stats)
+    needed = {k: v for k, v in needed.items() if not k.startswith(naming.fresh)}
+    require_match(path, arrays, needed)
     if naming.unfolded:
         arrays |= {k: from_unfold_order(v) for k, v in arrays.items() if ".downsample." in k}
     return Conversion(naming.name, arrays, dropped, naming.fresh)
@@ -92,7 +88,7 @@ def to_mmseg(arrays: Mapping[str, np.ndarray], config: Config) -> dict[str, np.n
 
 
 def conversion_table(conversion: Conversion) -> Table:
-    """One row per part of the network: what was set, dropped, and left as initialised."""
+    """One row per part of the network: what was set, dropped, and randomly initialised."""
 
     def part_of(key: str) -> str:
         return key.split(".")[0] if key.startswith(PARTS) else "backbone"
@@ -111,33 +107,30 @@ def conversion_table(conversion: Conversion) -> Table:
 
 
 def find_checkpoint(exp: str, config: Config, weights: str | None) -> tuple[Path, str]:
-    """The file to convert and its name for people; timm's is downloaded if it is not in the cache.
-
-    Raises ValueError if there is none.
-    """
-    wanted = weights or TIMM_WEIGHTS.get(config.backbone)
-    if wanted is None:
-        raise ValueError(f"timm has no ImageNet weights of {config.backbone}; give --weights")
-    if Path(wanted).is_file():
-        return Path(wanted), wanted
-    name = timm_name(wanted)
+    """The file to convert and its name for people; timm's is downloaded unless it is cached."""
+    weights = weights or TIMM_WEIGHTS.get(config.backbone)
+    if weights is None:
+        raise ValueError(f"timm has no ImageNet weights of {config.backbone}; give --weights FILE")
+    if Path(weights).is_file():
+        return Path(weights), weights
+    name = timm_name(weights)
     if name is None:
         models = ", ".join(full.split(".")[0] for full in TIMM_WEIGHTS.values())
         raise ValueError(
-            f"there is no file {wanted}; --weights takes a file, or one of timm's models {models}"
+            f"there is no file {weights}; --weights takes a file, or one of timm's models {models}"
         )
     return download(name, f"{COMMAND} --exp {exp}"), f"timm/{name}"
 
 
 def default_output(exp: str, config: Config, whole: bool) -> Path:
-    """Where the experiment looks for its backbone; weights/NAME.safetensors for a segmentor."""
+    """The experiment's init_weights for a backbone; weights/NAME.safetensors for a segmentor."""
     if not whole and config.init_weights.endswith(".safetensors"):
         return Path(config.init_weights)
     return Path(f"weights/{Path(exp).stem}.safetensors")
 
 
 def to_official_order(arrays: Mapping[str, np.ndarray], order: str) -> dict[str, np.ndarray]:
-    """Arrays whose classifiers number the classes by `order` -> by the official one."""
+    """Arrays whose classifiers number the classes by `order` -> by the official order."""
     columns = np.argsort(LABEL_ORDERS[order])
     return {k: v[..., columns] if ".conv_seg." in k else v for k, v in arrays.items()}
 
@@ -148,13 +141,13 @@ def import_weights(
     output: Path | None = None,
     label_order: LabelOrder = "official",
 ) -> None:
-    """Converts a file of another package, or timm's model of a name, to this package's file."""
+    """Converts a file of another package, or a timm model by its name, to this package's file."""
     config = load_experiment(exp)
     path, label = find_checkpoint(exp, config, weights)
     conversion = convert(label, read_checkpoint(path), config)
     output = output or default_output(exp, config, whole=not conversion.fresh)
     if output.resolve() == path.resolve():
-        raise ValueError(f"--output {output} is the file to convert; give another one")
+        raise ValueError(f"--output {output} is the file to convert; give another --output")
     origin = f"{conversion.naming}, {Path(label).name}"
     arrays = to_official_order(conversion.arrays, label_order)
     save_weights(output, arrays, config, origin, conversion.fresh)
@@ -167,7 +160,7 @@ def import_weights(
 
 
 def export_weights(exp: str, weights: str, output: Path | None = None) -> None:
-    """Writes a weights file, or the best one of a run's folder, as mmsegmentation's .pth."""
+    """Writes a weights file, or the best weights of a run's folder, as mmsegmentation's .pth."""
     config = load_experiment(exp)
     _, params, batch_stats = split_model(config)
     params, batch_stats = load_weights(find_weights(weights), config, params, batch_stats)
@@ -194,12 +187,12 @@ def convert_file(
     """Converts weights of mmsegmentation, timm, Microsoft or OpenMMLab for an experiment, or back.
 
     Args:
-        exp: Experiment whose network it is: a name, or the path of a .py file.
-        weights: The file to convert: .safetensors, or .pth, which needs PyTorch. Or a model name of
-            timm, such as resnet50c or resnet50c.gluon_in1k, which is downloaded; default: timm's
-            ImageNet-1K weights of the backbone. With `--to mmseg` a .safetensors of jaxparse, or
-            the folder of a run.
-        output: The file to write; default: the experiment's init_weights for an ImageNet file,
+        exp: Experiment that defines the network: a name, or the path of a .py file.
+        weights: The file to convert: .safetensors, or .pth, which needs PyTorch; or the name of a
+            timm model, such as resnet50c or resnet50c.gluon_in1k, which is downloaded. By default
+            timm's ImageNet-1K weights of the backbone. With `--to mmseg` a .safetensors of
+            jaxparse, or a run's folder (its best weights).
+        output: The file to write. By default the experiment's init_weights for an ImageNet file,
             weights/NAME.safetensors for a segmentor, weights/NAME_mmseg.pth with `--to mmseg`.
         to: What to write: jaxparse's .safetensors, or mmsegmentation's .pth, which needs PyTorch.
         label_order: How the network of the file numbers the classes.

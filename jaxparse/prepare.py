@@ -2,10 +2,10 @@
 
     python -m jaxparse.prepare CELEBAMASK_HQ_DIR --output DIR
 
-Masks are the release's parts painted over each other, and keep its 512x512 pixels. Pictures are
-halved to 512x512 while decoding: libjpeg's 4x4 inverse DCT leaves out the upper frequencies, which
-is antialiasing. They are saved at quality 95, 4:4:4: what is 4:2:0 at 1024x1024 has its colour at
-512x512. Threads do it: Pillow decodes and encodes outside of the interpreter's lock.
+Masks are the release's parts painted over each other, at its 512x512 pixels. Pictures are halved
+to 512x512 while decoding: libjpeg's 4x4 inverse DCT leaves out the upper frequencies, which is
+antialiasing. They are saved at quality 95, 4:4:4: the release's 4:2:0 at 1024x1024 has its colour
+at 512x512. Threads suffice: Pillow decodes and encodes outside of the interpreter's lock.
 """
 
 import hashlib
@@ -22,7 +22,6 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
-from tyro.conf import Positional
 
 from jaxparse import cli
 from jaxparse.data.celebamask import (
@@ -44,7 +43,7 @@ from jaxparse.data.images import READ_ERRORS, write_mask
 from jaxparse.files import atomic_path, read_ahead, reason, sole_run, writing
 
 RECORD = "prepare.json"  # in the output: the settings that made it
-SPLITTERS = {  # and the pictures that they give of the whole release
+SPLITTERS = {  # each with the counts that it gives for the whole release
     "official": (official_split, OFFICIAL_COUNTS),
     "challenge-like": (challenge_like_split, CHALLENGE_COUNTS),
 }
@@ -56,7 +55,7 @@ FAULTS_SHOWN = 50
 
 @dataclass(frozen=True)
 class Face:
-    """A picture of the release with its parts' masks by name, and the two files to make of them."""
+    """A picture of the release, the masks of its parts by name, and the two files to write."""
 
     picture: Path
     parts: dict[str, Path]
@@ -65,7 +64,7 @@ class Face:
 
 
 def read_picture(path: Path) -> Image.Image:
-    """The picture at MASK_SIZE, RGB. Raises ValueError."""
+    """The picture at MASK_SIZE, RGB. Raises ValueError if it is damaged or of another size."""
     with _reading(path), Image.open(path, formats=["JPEG"]) as picture:
         _require_size(picture, PICTURE_SIZE)
         picture.draft(None, (MASK_SIZE, MASK_SIZE))
@@ -82,7 +81,10 @@ def paint_mask(parts: dict[str, Path], order: tuple[str, ...]) -> np.ndarray:
 
 
 def read_part(path: Path) -> np.ndarray:
-    """Where the part is, bool [512, 512]: values of 128 and more. Raises ValueError."""
+    """Where the part is, bool [512, 512]: values of 128 and more.
+
+    Raises ValueError for a damaged file, or one of another size, mode or range.
+    """
     with _reading(path), Image.open(path) as picture:
         _require_size(picture, MASK_SIZE)
         if picture.mode not in ("1", "L", "P", "RGB"):
@@ -117,7 +119,7 @@ def is_complete(path: Path) -> bool:
 
 
 def make_face(face: Face, order: tuple[str, ...]) -> None:
-    """Writes the face's two files, unless they are complete. Raises ValueError for bad sources."""
+    """Writes those of the face's two files that are not complete."""
     label = None if is_complete(face.mask) else paint_mask(face.parts, order)
     image = None if is_complete(face.image) else read_picture(face.picture)
     with writing(face.image.stem, face.image.parent.parent, "files already written are kept"):
@@ -129,7 +131,7 @@ def make_face(face: Face, order: tuple[str, ...]) -> None:
 
 
 def make_faces(faces: list[Face], order: tuple[str, ...], num_workers: int) -> list[str]:
-    """Makes all of them with a progress bar; returns a line on each with bad sources."""
+    """Makes all of them with a progress bar; returns a line on each whose sources are bad."""
     made = read_ahead(partial(make_face, order=order), faces, num_workers)
     made = cli.track(made, len(faces), "pictures")
     return [str(fault) for _, fault in made if fault]
@@ -149,30 +151,30 @@ def find_faces(
             if picture.name not in pictures:
                 faults.append(f"there is no {picture}; unpack it again")
             if number not in parts:
-                wanted = release / PART_MASKS / str(number // PER_FOLDER) / f"{number:05d}_*.png"
-                faults.append(f"picture {picture} has no {wanted}; unpack them again")
+                masks_of = release / PART_MASKS / str(number // PER_FOLDER) / f"{number:05d}_*.png"
+                faults.append(f"picture {picture} has no {masks_of}; unpack them again")
             image, mask = images / f"{number}.jpg", masks / f"{number}.png"
             faces.append(Face(picture, parts.get(number, {}), image, mask))
     return faces, faults
 
 
 def keep_record(output: Path, settings: dict[str, Any]) -> None:
-    """Writes `settings` into the output. Raises ValueError if it was made with other ones."""
+    """Writes `settings` into the output. Raises ValueError if it was made with others."""
     path = output / RECORD
     text = json.dumps(settings, indent=1) + "\n"
     if not path.exists():
-        if found := [name for name in settings["pictures"] if (output / name).exists()]:
+        if splits := [name for name in settings["pictures"] if (output / name).exists()]:
             raise ValueError(
-                f"{output} holds {found[0]} and no {RECORD}, so it is not from this command; give "
-                "another --output"
+                f"{output} holds {splits[0]} but no {RECORD}, so this command did not make it; "
+                "give another --output"
             )
         with atomic_path(path) as temporary:
             temporary.write_text(text)
-    if (was := path.read_text()) != text:
-        lines = [line.strip(" ,") for line in was.splitlines() if line not in text.splitlines()]
+    if (earlier := path.read_text()) != text:
+        lines = [line.strip(" ,") for line in earlier.splitlines() if line not in text.splitlines()]
         raise ValueError(
             f"{path} says {', '.join(lines)}, unlike this command; give another --output, or the "
-            "flags and the lists of CelebA as they were"
+            "same flags and lists of CelebA as before"
         )
 
 
@@ -193,13 +195,13 @@ def require_space(output: Path, count: int) -> None:
     free, needed = shutil.disk_usage(output).free, count * BYTES_PER_PICTURE
     if free < needed:
         raise ValueError(
-            f"{output} has {free / 1e9:.1f} GB free and {count} pictures with masks need about "
+            f"{output} has {free / 1e9:.1f} GB free, and {count} pictures with masks need about "
             f"{needed / 1e9:.1f} GB; free space or give another --output"
         )
 
 
 def require_complete(output: Path, split: dict[str, list[int]]) -> None:
-    """Raises ValueError unless the output holds the split's pairs, all of MASK_SIZE, no others."""
+    """Raises ValueError unless the output holds exactly the split's pairs, all of MASK_SIZE."""
     for name, numbers in split.items():
         pairs = find_pairs(output, name) if numbers else []
         for pair in pairs:
@@ -211,13 +213,14 @@ def require_complete(output: Path, split: dict[str, list[int]]) -> None:
                 )
         if extra := {pair.image.stem for pair in pairs} ^ set(map(str, numbers)):
             raise ValueError(
-                f"{output / name} and the split differ in picture {min(extra)}; remove it if it is "
-                "there, and run the same command again"
+                f"{output / name} and the split differ in picture {min(extra)}; remove it if it "
+                "exists, and run the same command again"
             )
 
 
 def prepare(
-    release: Positional[Path],
+    release: Path,
+    /,
     output: Path,
     split: Literal["official", "challenge-like"] = "official",
     paint: Literal["official", "accessories-last"] = "official",
@@ -233,19 +236,19 @@ def prepare(
         output: Folder to write: train/train_image, train/train_mask, val/…, test/….
         split: CelebA's own of 24183/2993/2824 pictures, which needs its list_eval_partition.txt; or
             5000/1000/1000 drawn from it, as many as the challenge had but not the same ones.
-        paint: Which part lies over which: the release's order, or glasses, hat, earrings and
-            necklace over the rest. Scores on masks of different orders do not compare.
+        paint: Order in which overlapping parts are painted: the release's, or glasses, hat,
+            earrings and necklace last. Scores on masks of different orders are not comparable.
         num_workers: Threads.
 
     Prints a line on every bad file. Raises ValueError unless all pictures are there with masks.
     """
     if num_workers < 1:
         raise ValueError(f"--num-workers is {num_workers}; give 1 or more")
-    splitter, wanted = SPLITTERS[split]
+    splitter, whole_counts = SPLITTERS[split]
     numbers = splitter(release)
     counts = {name: len(of_split) for name, of_split in numbers.items()}
-    if counts != wanted:
-        print(f"note: {counts}; the whole release would give {wanted}", file=sys.stderr)
+    if counts != whole_counts:
+        print(f"note: {counts}; the whole release would give {whole_counts}", file=sys.stderr)
     faces, faults = find_faces(release, output, numbers)
     if not faults:
         with sole_run(output):

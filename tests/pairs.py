@@ -27,6 +27,7 @@ def make_pair(
 
 
 def make_split(folder: Path, split: str, count: int) -> Config:
+    """Writes pairs 0 to count - 1; the config of a run on them."""
     for index in range(count):
         make_pair(folder, split, index)
     return Config(data_dir=str(folder), image_size=16, batch_size=4, num_workers=2)

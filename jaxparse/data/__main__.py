@@ -1,4 +1,4 @@
-"""`python -m jaxparse.data --check DIR`: what a data folder holds, and every file that is bad."""
+"""`python -m jaxparse.data --check DIR`: what a data folder holds, and every bad file in it."""
 
 import os
 from collections import Counter
@@ -90,7 +90,7 @@ def print_check(check: Path) -> int:
     """
     reports = {split: check_split(check, split) for split in SPLITS}
     console = Console()
-    console.print(files_table(reports), class_table(reports))
+    console.print(files_table(reports), shares_table(reports))
     # Not through rich: it would wrap the lines, which people search and copy.
     faults = [fault for report in reports.values() for fault in report.faults]
     print("\n".join([*faults, f"{len(faults)} bad" if faults else "all files are good"]))
@@ -108,13 +108,13 @@ def files_table(reports: dict[str, SplitReport]) -> Table:
 
 
 def _counts(counter: Counter[str]) -> str:
-    """The commonest five, as `512x512: 700, 256x256: 3`."""
+    """The five most common, as `512x512: 700, 256x256: 3`."""
     common = [f"{key}: {count}" for key, count in counter.most_common(5)]
     return ", ".join(common + ["…"] * (len(counter) > 5))
 
 
-def class_table(reports: dict[str, SplitReport]) -> Table:
-    """Per class and split: share of the pixels, and share of the pictures that show it."""
+def shares_table(reports: dict[str, SplitReport]) -> Table:
+    """Per class and split, in percent: its share of the pixels, and of the pictures showing it."""
     table = Table("class", *(f"{split} {unit} %" for split in reports for unit in UNITS))
     for column in table.columns[1:]:
         column.justify = "right"

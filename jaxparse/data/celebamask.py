@@ -1,4 +1,4 @@
-"""The official CelebAMask-HQ release on disk: its part masks, and CelebA's split of its pictures.
+"""The official CelebAMask-HQ release on disk: its masks of parts, and CelebA's split.
 
 Lee et al. 2020, "MaskGAN", arXiv:1907.11922; https://github.com/switchablenorms/CelebAMask-HQ.
 """
@@ -25,9 +25,9 @@ PARTS = (
 )
 # fmt: on
 
-# Which part lies over which: each is painted over those before it.
+# From bottom to top: each part is painted over those before it.
 PAINT_ORDERS = {
-    # By class, as the release's g_mask.py: neck and cloth hide necklaces, eyes hide glasses.
+    # In class order, as in the release's g_mask.py: neck and cloth hide necklaces, eyes glasses.
     "official": PARTS,
     # FaRL (Zheng et al. 2022, arXiv:2112.03109), farl/datasets/celebamask_hq.py, label_type "all".
     # fmt: off
@@ -87,8 +87,8 @@ def challenge_like_split(release: Path) -> dict[str, list[int]]:
     """Split -> its pictures' numbers, ascending: as many as the challenge had, not the same ones.
 
     The challenge's list is not public. These are the first CHALLENGE_COUNTS of each official split
-    in the fixed order of `_draw`; without PARTITION the first of three parts of all pictures, in
-    the proportion 5:1:1. A release of fewer pictures gives fewer. Raises as official_split.
+    in the fixed order of `_draw`. Without PARTITION all pictures are first divided 5:1:1 in that
+    order. A release of fewer pictures gives fewer. Raises as official_split.
     """
     if (release / PARTITION).exists():
         pools = official_split(release)
@@ -101,13 +101,13 @@ def challenge_like_split(release: Path) -> dict[str, list[int]]:
 
 
 def _draw(numbers: Iterable[int]) -> list[int]:
-    """The numbers shuffled, for good: unlike NumPy's, the order of hashes outlives versions."""
+    """The numbers in the order of their hashes: a shuffle that no new version of NumPy changes."""
     return sorted(numbers, key=lambda n: hashlib.sha256(f"challenge-like {n}".encode()).digest())
 
 
 def _read_mapping(release: Path) -> dict[int, str]:
     """Number of the picture -> name of its file in CelebA."""
-    hint = "it is part of the release: unpack it again, or name the folder that holds it"
+    hint = "it is part of the release: unpack it again, or give the folder that holds it"
     rows = _read_rows(release / MAPPING, r"(\d+)\s+\d+\s+(\S+)|idx\s+orig_idx\s+orig_file", hint)
     return {int(number): celeba_file for number, celeba_file in rows if number}
 
@@ -115,15 +115,15 @@ def _read_mapping(release: Path) -> dict[int, str]:
 def _read_partition(release: Path) -> dict[str, str]:
     """Name of the file in CelebA -> train, val or test."""
     hint = (
-        "it belongs to CelebA, not to this release: put the one in the folder Eval of "
-        "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html there, or give --split challenge-like"
+        "it belongs to CelebA, not to this release: download it from the folder Eval of "
+        "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, or give --split challenge-like"
     )
     rows = _read_rows(release / PARTITION, r"(\S+)\s+([012])", hint)
     return {celeba_file: SPLITS[int(part)] for celeba_file, part in rows}
 
 
 def _read_rows(path: Path, pattern: str, hint: str) -> list[tuple[str | None, ...]]:
-    """The pattern's groups on every line that is not blank. Raises ValueError."""
+    """The pattern's groups on every line that is not blank."""
     if not path.is_file():
         raise ValueError(f"there is no {path}; {hint}")
     rows = []
@@ -137,17 +137,14 @@ def _read_rows(path: Path, pattern: str, hint: str) -> list[tuple[str | None, ..
 
 
 def find_parts(release: Path) -> tuple[dict[int, dict[str, Path]], list[str]]:
-    """Number of the picture -> part -> its mask, and a line on each PNG that is no part's mask.
-
-    Raises ValueError if the folder of the masks is missing.
-    """
+    """Number of the picture -> part -> its mask, and a line on each PNG that is not such a mask."""
     base = release / PART_MASKS
     if not base.is_dir():
         raise ValueError(
-            f"there is no {base}; expected {PICTURES}, {PART_MASKS} and {MAPPING} in the folder of "
-            "the release: name the folder that holds them"
+            f"there is no {base}; give the release's folder, which holds {PICTURES}, {PART_MASKS} "
+            f"and {MAPPING}"
         )
-    found: dict[int, dict[str, Path]] = {}
+    parts: dict[int, dict[str, Path]] = {}
     faults = []
     for path in sorted(base.glob("*/[!.]*.png")):
         name = re.fullmatch(r"(\d{5})_(\w+)", path.stem)
@@ -156,8 +153,8 @@ def find_parts(release: Path) -> tuple[dict[int, dict[str, Path]], list[str]]:
                 f"{path} is not the mask of a part; expected 00000_PART.png, {' '.join(PARTS)}"
             )
         elif path.parent.name != str(int(name[1]) // PER_FOLDER):
-            wanted = base / str(int(name[1]) // PER_FOLDER)
-            faults.append(f"{path} is in the wrong folder; expected it in {wanted}")
+            folder = base / str(int(name[1]) // PER_FOLDER)
+            faults.append(f"{path} is in the wrong folder; expected it in {folder}")
         else:
-            found.setdefault(int(name[1]), {})[name[2]] = path
-    return found, faults
+            parts.setdefault(int(name[1]), {})[name[2]] = path
+    return parts, faults

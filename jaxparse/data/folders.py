@@ -34,15 +34,15 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
 
     Raises ValueError for a path that does not exist and for a folder without pictures.
     """
-    found = []
+    images = []
     for path in paths:
         if path.is_dir():
-            found += _pictures(path, PREDICT_SUFFIXES)
+            images += _pictures(path, PREDICT_SUFFIXES)
         elif path.is_file():
-            found.append(path)
+            images.append(path)
         else:
             raise ValueError(f"there is no {path}; expected a picture or a folder of pictures")
-    return found
+    return images
 
 
 def _pictures(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
@@ -53,7 +53,7 @@ def _pictures(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
         if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
     ]
     if not files:
-        raise ValueError(f"{folder} is empty; expected {', '.join(suffixes)} files in it")
+        raise ValueError(f"there are no {', '.join(suffixes)} files in {folder}")
     return sorted(files)
 
 
@@ -63,7 +63,7 @@ class Pairing(NamedTuple):
     pairs: list[tuple[Path, Path]]
     only_first: list[Path]
     only_second: list[Path]
-    faults: list[str]  # a line on each file whose name is taken (a.jpg, a.png)
+    faults: list[str]  # a line on each second file of a name (a.jpg, a.png)
 
 
 def pair_by_stem(first: list[Path], second: list[Path]) -> Pairing:
@@ -78,13 +78,14 @@ def pair_by_stem(first: list[Path], second: list[Path]) -> Pairing:
 
 
 def _by_stem(paths: list[Path]) -> tuple[dict[str, Path], list[str]]:
-    """Name without suffix -> path, and a line on each file whose name is taken (a.jpg, a.png)."""
-    found: dict[str, Path] = {}
+    """Name without suffix -> path, and a line on each second file of a name (a.jpg, a.png)."""
+    by_stem: dict[str, Path] = {}
     faults = []
     for path in paths:
-        if found.setdefault(path.stem, path) != path:
-            faults.append(f"{path} has the name of {found[path.stem].name}; rename or remove one")
-    return found, faults
+        first = by_stem.setdefault(path.stem, path)
+        if first != path:
+            faults.append(f"{path} has the same name as {first.name}; rename or remove one")
+    return by_stem, faults
 
 
 def match_names(data_dir: str | Path, split: str) -> tuple[list[tuple[Path, Path]], list[str]]:
@@ -124,7 +125,7 @@ def match_masks(predictions: Path, labels: Path) -> list[tuple[Path, Path]]:
     unpaired += _unpaired(without_label, len(predicted), "label", labels)
     if unpaired:
         names = "; ".join(unpaired)
-        raise ValueError(f"{names}: give masks of the same pictures under the same names")
+        raise ValueError(f"{names}; give both folders masks of the same names")
     return pairs
 
 

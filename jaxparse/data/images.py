@@ -18,11 +18,11 @@ from jaxparse.classes import (
 )
 from jaxparse.files import atomic_path, reason
 
-# What Pillow raises on files that are missing, cut short, damaged or no pictures at all.
+# What Pillow raises on files that are missing, truncated, damaged or not pictures.
 READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 READ_ERRORS += (Image.DecompressionBombError,)
 
-# Greyscale of 2 and 4 bits, which Pillow stretches to 0..255 by these factors.
+# Greyscale of 2 and 4 bits: Pillow multiplies the values by these factors to fill 0..255.
 STRETCHED = {"L;2": 85, "L;4": 17}
 ORDER_KEY = "label_order"  # of the text in a mask's PNG that names its order
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
@@ -77,7 +77,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         values = np.clip(np.asarray(picture, np.int64), 0, 65535)
         picture = Image.fromarray(((values + 128) // 257).astype(np.uint8))
     elif picture.mode == "F":
-        raise ValueError("floating-point pixels, whose range is unknown")
+        raise ValueError("floating-point pixels, whose range is unknown: convert them to 8 bits")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
@@ -98,21 +98,21 @@ def read_label(path: Path, order: str = "official") -> np.ndarray:
             picture.load()
             picture = ImageOps.exif_transpose(picture)
     except READ_ERRORS as error:
-        raise ValueError(_unreadable("label", path, error)) from error
+        raise ValueError(_unreadable("mask", path, error)) from error
     if raw_mode in STRETCHED:
         picture = picture.point(lambda value: value // STRETCHED[raw_mode])
     if picture.mode in ("P", "L"):
         written = picture.info.get(ORDER_KEY, order)
         if written != order:
             raise ValueError(
-                f"label {path} was written in the order {written}, expected {order}; give "
-                f"--label-order {written}"
+                f"mask {path} was written in the order {written}, expected {order}; give "
+                f"--label-order {written}, or for predictions --prediction-order {written}"
             )
         return to_official(_checked_classes(path, np.array(picture)), order)
     if picture.mode in ("RGB", "RGBA"):
         return _colours_to_classes(path, np.asarray(picture)[..., :3])
     raise ValueError(
-        f"label {path} has mode {picture.mode}, expected P or L (classes 0..18 and 255) or RGB in "
+        f"mask {path} has mode {picture.mode}, expected P or L (classes 0..18 and 255) or RGB in "
         "the palette's colours; save it as an 8-bit palette or greyscale PNG"
     )
 
@@ -121,7 +121,7 @@ def _checked_classes(path: Path, label: np.ndarray) -> np.ndarray:
     bad = label[(label >= NUM_CLASSES) & (label != IGNORE_LABEL)]
     if bad.size:
         raise ValueError(
-            f"label {path} holds {bad[0]}, outside 0..{NUM_CLASSES - 1} and {IGNORE_LABEL}; map "
+            f"mask {path} holds {bad[0]}, outside 0..{NUM_CLASSES - 1} and {IGNORE_LABEL}; map "
             "its values to the classes of jaxparse/classes.py"
         )
     return label
@@ -138,7 +138,7 @@ def _colours_to_classes(path: Path, colours: np.ndarray) -> np.ndarray:
     if len(foreign):
         red, green, blue = foreign[0]
         raise ValueError(
-            f"label {path} holds the colour ({red}, {green}, {blue}), which is not in the palette "
+            f"mask {path} holds the colour ({red}, {green}, {blue}), which is not in the palette "
             "of jaxparse/classes.py; save the classes 0..18 themselves as an 8-bit PNG"
         )
     return label
@@ -167,15 +167,14 @@ def require_equal_sizes(
         raise ValueError(
             f"mask {label} is {label_size[1]}x{label_size[0]} and its image {image} is "
             f"{image_size[1]}x{image_size[0]} (width x height); expected equal sizes: resize the "
-            "mask (nearest neighbour) or take the right one"
+            "mask (nearest neighbour) or replace it"
         )
 
 
 def _unreadable(kind: str, path: Path, error: Exception) -> str:
-    return (
-        f"cannot read {kind} {path} ({reason(error)}); the file is damaged: copy it again or "
-        "remove it"
-    )
+    if isinstance(error, FileNotFoundError):
+        return f"there is no {kind} {path}"
+    return f"cannot read {kind} {path} ({reason(error)}); copy it again, convert it or remove it"
 
 
 def write_mask(path: Path, label: np.ndarray, order: str = "official") -> None:

@@ -14,7 +14,7 @@ from jaxparse.files import read_ahead, results
 if TYPE_CHECKING:
     import grain
 
-PAD_MULTIPLE = 64  # mask sizes are rounded up to it, so that few shapes get compiled
+PAD_MULTIPLE = 64  # mask sizes are rounded up to it, so that few shapes are compiled
 
 
 def _share(batch_size: int, process_count: int) -> int:
@@ -34,8 +34,7 @@ def make_train_loader(
     """Endless batches {"image": uint8 [B, S, S, 3], "label": uint8 [B, S, S]} of this process.
 
     - B is batch_size / process_count.
-    - Each epoch has an order of its own, a function of config.seed and the epoch; epochs follow
-      each other without end.
+    - Each epoch is shuffled by config.seed and its number; epochs follow each other without end.
     - Process p takes the p-th part of every batch_size pictures. Concatenated, the processes' parts
       equal the single-process batch row by row (dropout masks depend on the row).
     - get_state() is a dict for JSON, {"next_index": pictures taken}; set_state() resumes there.
@@ -60,9 +59,9 @@ def make_train_loader(
 
         def read(taken: int) -> dict[str, Any]:
             step, row = divmod(taken, batch_size)
-            return row_of_all[step * config.batch_size + process_index * batch_size + row]
+            return everyones[step * config.batch_size + process_index * batch_size + row]
 
-        row_of_all, pictures = pictures, grain.MapDataset.range(sys.maxsize).map(read)
+        everyones, pictures = pictures, grain.MapDataset.range(sys.maxsize).map(read)
     pictures = pictures.map(lambda example: {key: example[key] for key in ("image", "label")})
     return iter(pictures.to_iter_dataset(read_options).batch(batch_size))
 
@@ -101,10 +100,11 @@ class EvalLoader:
 
     def _read_batch(self, number: int) -> dict[str, Any]:
         start = number * self.config.batch_size
-        everyones = range(start, min(start + self.config.batch_size, len(self.source)))
+        # Of all processes, whose masks are padded to one size.
+        indices = range(start, min(start + self.config.batch_size, len(self.source)))
         first = self.process_index * self.batch_size
-        batch = self._empty_batch(everyones)
-        for row, index in enumerate(everyones[first : first + self.batch_size]):
+        batch = self._empty_batch(indices)
+        for row, index in enumerate(indices[first : first + self.batch_size]):
             example = self.read(index)
             if example is None:
                 continue
@@ -135,5 +135,5 @@ def make_eval_loader(
     process_count: int = 1,
     warn: Callable[[str], None] | None = None,
 ) -> EvalLoader:
-    """The batches of `split` in order, for this process. Raises ValueError for a bad folder."""
+    """The batches of `split` in order, for this process."""
     return EvalLoader(config, split, process_index, process_count, warn)

@@ -113,16 +113,16 @@ class SyntheticSource:
 
 
 class SkippingSource:
-    """A source whose unreadable pictures are replaced by the next readable ones.
+    """A source whose unreadable pictures are each replaced by the next readable one.
 
-    Which these are depends only on the files, so a resumed run sees the same. `warn` gets one line
+    The replacement depends only on the files, so a resumed run sees the same. `warn` gets one line
     per bad file, from the reading thread. Raises ValueError if no picture can be read.
     """
 
     def __init__(self, source: FolderSource, warn: Callable[[str], None]) -> None:
         self.source = source
         self.warn = warn
-        self._told: set[int] = set()
+        self._reported: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.source)
@@ -135,12 +135,12 @@ class SkippingSource:
         raise ValueError(f"none of {self.source} can be read; check the disk")
 
     def read(self, index: int) -> dict[str, Any] | None:
-        """The picture, None if it cannot be read."""
+        """The picture, or None if it cannot be read."""
         try:
             return self.source[index]
         except ValueError as error:
-            if index not in self._told:
-                self._told.add(index)
+            if index not in self._reported:
+                self._reported.add(index)
                 self.warn(f"skipped: {error}")
             return None
 
@@ -151,7 +151,8 @@ class SkippingSource:
 def make_source(
     config: Config, split: str, resize_label: bool = False, keep_bad: bool = False
 ) -> FolderSource | SyntheticSource:
-    """The pictures of `split` (train or val), drawn or in `config.data_dir`, checked by header."""
+    """The pictures of `split` (train or val): drawn, or those in `config.data_dir`, whose headers
+    are checked; `keep_bad` as in `find_pairs`."""
     if config.data_dir == SYNTHETIC:
         counts = {"train": config.synthetic_train_count, "val": config.synthetic_val_count}
         return SyntheticSource(SYNTHETIC_SEEDS[split], counts[split], config.image_size)

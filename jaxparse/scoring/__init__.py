@@ -1,1 +1,1 @@
-"""Masks against masks, in numpy: counts of pixels, figures, tables."""
+"""Predicted masks compared with labels, in numpy: pixel counts, scores, tables; submissions."""

@@ -1,4 +1,4 @@
-"""Pixel counts for two folders of masks, whichever tool wrote them."""
+"""Pixel counts for two folders of masks, written by any tool."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class PairError(ValueError):
-    """Why a pair cannot be scored: the kind of fault, and the line on it."""
+    """Why a pair cannot be scored: the kind of fault, and a line that names the files."""
 
     def __init__(self, kind: str, line: str) -> None:
         super().__init__(line)
@@ -32,22 +32,22 @@ def score_folders(
 ) -> dict[str, Counts]:
     """Name without suffix -> `Counts` of every mask in `predictions` against that in `labels`.
 
-    The masks may come from any tool: see `images.read_label` for what is understood; the orders are
-    those in which they number the classes. Reads in threads; `track` may show the progress of an
-    iterator of that length. Raises ValueError if a mask has no partner, cannot be read, has another
-    size or other values, with counts and examples.
+    `images.read_label` says which masks are understood; the orders are those in which they number
+    the classes. Reads in threads; `track(items, number)` may show the progress. If masks have no
+    partner, cannot be read, or have another size or other values, raises ValueError with the number
+    of each kind and an example.
     """
-    pairs, found, faults = match_masks(predictions, labels), {}, []
+    pairs, counts_of, faults = match_masks(predictions, labels), {}, []
     score = partial(_score_pair, orders=(prediction_order, label_order))
     scored = read_ahead(score, pairs, os.cpu_count() or 1)
     for (prediction, _), counts in track(scored, len(pairs)):
         if isinstance(counts, PairError):
             faults.append(counts)
         else:
-            found[prediction.stem] = counts
+            counts_of[prediction.stem] = counts
     if faults:
         raise ValueError(f"{len(faults)} of {len(pairs)} pairs of masks are bad: {_list(faults)}")
-    return found
+    return counts_of
 
 
 def _score_pair(pair: tuple[Path, Path], orders: tuple[str, str]) -> Counts:
@@ -55,7 +55,7 @@ def _score_pair(pair: tuple[Path, Path], orders: tuple[str, str]) -> Counts:
     try:
         prediction, label = map(read_label, pair, orders)
     except ValueError as error:
-        raise PairError("unreadable or of other values", str(error)) from error
+        raise PairError("unreadable or with other values", str(error)) from error
     if prediction.shape != label.shape:
         (height, width), (label_height, label_width) = prediction.shape, label.shape
         raise PairError(

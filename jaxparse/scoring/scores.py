@@ -13,7 +13,7 @@ from jaxparse.classes import LEFT_RIGHT_PAIRS, NAMES, NUM_CLASSES
 
 LIKELIER_BY = 0.2  # mIoU that another label order must gain before it is suspected
 BOOTSTRAP_BLOCK = 100  # samples at once: bounds memory to a few times that of the counts
-# The classes that are left when left and right are joined, under the left one's index.
+# The classes that remain when left and right are joined; a pair has the index of its left one.
 _RIGHT_TO_LEFT = {right: left for left, right in LEFT_RIGHT_PAIRS}
 JOINED = [index for index in range(NUM_CLASSES) if index not in _RIGHT_TO_LEFT]
 
@@ -25,12 +25,12 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis without NaN; NaN if there is nothing else."""
+    """Mean over the last axis without NaN; NaN if all are."""
     return _share(np.nansum(values, -1), (~np.isnan(values)).sum(-1))
 
 
 def hits_and_sums(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels in both, and in label plus those in prediction, per class: [..., C, C] -> [..., C]."""
+    """Pixels right, and those labelled plus those predicted, per class: [..., C, C] -> [..., C]."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     return hits, confusion.sum(-1) + confusion.sum(-2)
 
@@ -64,7 +64,7 @@ class Scores:
     def of(
         cls, confusion: np.ndarray, boundary: np.ndarray | None = None, names: Sequence[str] = NAMES
     ) -> "Scores":
-        """From an integer confusion matrix [C, C], and the [3, C] of `Counts` for boundary IoU.
+        """From an integer confusion matrix [C, C], and for boundary IoU the [3, C] of `Counts`.
 
         F1 is 2 · hits / (labelled + predicted): 0, and not NaN as mmsegmentation's Fscore, for a
         class that was labelled and never found, so that missing it does not raise the mean.
@@ -89,7 +89,7 @@ class Scores:
         return float(_mean(self.accuracy))
 
     def means(self) -> dict[str, float]:
-        """The three figures of a network, by the names mmsegmentation gives them."""
+        """The three usual figures, by mmsegmentation's names."""
         return {"aAcc": self.pixel_accuracy, "mIoU": self.mean_iou, "mAcc": self.mean_accuracy}
 
     def summary(self) -> dict[str, float]:
@@ -103,20 +103,20 @@ class Scores:
         return figures
 
     def per_class(self) -> dict[str, np.ndarray]:
-        """Title -> [C], as the tables show it."""
+        """Title of the column -> [C]."""
         columns = {"IoU": self.iou, "Acc": self.accuracy, "F1": self.f1}
         return columns | ({} if self.boundary_iou is None else {"BoundaryIoU": self.boundary_iou})
 
 
 def join_left_right(confusion: np.ndarray) -> np.ndarray:
-    """[..., 19, 19] -> [..., 16, 16]: left and right eye, brow and ear are one class each."""
+    """[..., 19, 19] -> [..., 16, 16]: left and right eye, brow and ear are joined."""
     places = [JOINED.index(_RIGHT_TO_LEFT.get(index, index)) for index in range(NUM_CLASSES)]
     join = np.eye(len(JOINED), dtype=np.int64)[places]  # [19, 16]
     return join.T @ confusion @ join
 
 
 def joined_scores(confusion: np.ndarray) -> Scores:
-    """Scores of the 16 classes left when left and right eye, brow and ear are one class each."""
+    """Scores of the 16 classes of `join_left_right`."""
     names = [NAMES[index].removeprefix("left_") for index in JOINED]
     return Scores.of(join_left_right(confusion), names=names)
 
@@ -133,10 +133,10 @@ def picture_f1(confusions: np.ndarray) -> np.ndarray:
 def bootstrap_interval(
     confusions: np.ndarray, samples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % interval (low, high) of mIoU if other such pictures had been drawn: int [N, 19, 19].
+    """Bootstrap 95 % interval (low, high) of mIoU over pictures, from int [N, 19, 19].
 
-    Percentiles over `samples` draws of N pictures with replacement. Classes absent from a
-    draw are left out of its mean.
+    Percentiles over `samples` draws of N pictures with replacement. Classes absent from a draw are
+    left out of its mean.
     """
     rng, number = np.random.default_rng(seed), len(confusions)
     cells = confusions.reshape(number, -1).astype(np.float64)  # BLAS multiplies no integers
@@ -150,10 +150,10 @@ def bootstrap_interval(
 
 
 def likelier_order(confusion: np.ndarray, orders: Mapping[str, Sequence[int]]) -> str | None:
-    """The order in which the labels give a mIoU more than 0.2 higher than as given, if any.
+    """The order that, assumed for the labels, raises mIoU by more than 0.2, if any.
 
     `orders`: name -> for each value in masks of that order, its class here. For the order of the
-    predictions give the confusion matrix transposed.
+    predictions give the transposed confusion matrix.
     """
     gains = {}
     for name, classes in orders.items():

@@ -21,7 +21,7 @@ def results(
     interval: tuple[float, float] | None = None,
     f1_of_pictures: float | None = None,
 ) -> dict[str, Any]:
-    """Summary and per-class values in percent, as JSON can hold them; absent classes are None."""
+    """Summary and per-class values in percent, ready for JSON; absent classes are None."""
     content = {name: percent(value) for name, value in scores.summary().items()}
     if interval:
         content["mIoU_interval"] = [percent(value) for value in interval]
@@ -38,7 +38,7 @@ def scores_table(
     interval: tuple[float, float] | None = None,
     f1_of_pictures: float | None = None,
 ) -> Group:
-    """Tables as mmsegmentation prints them: per class, then the summary, in percent."""
+    """Tables in mmsegmentation's layout: per class, then the summary, in percent."""
     columns, summary = scores.per_class(), scores.summary()
     classes = Table("Class", *columns, box=box.ASCII2)
     for name, *values in zip(scores.names, *columns.values(), strict=True):

@@ -1,7 +1,7 @@
-"""Weights on disk: one flat safetensors file, which says what network it is for.
+"""Weights on disk: one flat safetensors file that records the network it is for.
 
-Dotted names of this package's own layout (kernels HWIO and [in, out]); the network, the classes and
-where they come from are metadata. They load strictly.
+Dotted names and this package's own layout (kernels HWIO and [in, out]); the network, the classes
+and the origin of the weights are metadata. They load strictly.
 """
 
 import json
@@ -14,18 +14,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from jaxparse.classes import LABEL_ORDERS, NAMES, order_names
-from jaxparse.config import (
-    Config,
-    load_experiment,
-    read_config,
-)
+from jaxparse.config import Config, load_experiment, read_config
 from jaxparse.files import atomic_path, reason
 from jaxparse.models import split_model
 
-# In a run's folder, of its best evaluation: the weights, and their moving average.
+# In a run's folder: the weights of its best evaluation, and of the best of their moving average.
 BEST_WEIGHTS = "best.safetensors"
 BEST_EMA_WEIGHTS = "best_ema.safetensors"
-# What decides the network's shapes.
+# The fields that decide the network's shapes.
 NETWORK_FIELDS = ("backbone", "head", "head_channels", "auxiliary_channels")
 
 
@@ -39,7 +35,7 @@ def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[Any, Any]:
-    """Undoes `flatten`; parts of a name that are digits become int keys, as in lists of modules."""
+    """Inverse of `flatten`; parts of a name that are digits become int keys (lists of modules)."""
     tree: dict[Any, Any] = {}
     for name, value in flat.items():
         *path, last = (int(part) if part.isdigit() else part for part in name.split("."))
@@ -98,7 +94,10 @@ def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str
         )
     arrays, metadata = read_safetensors(path)
     if metadata.get("format") != "jaxparse":
-        raise ValueError(f"{path} was not written by jaxparse; run jaxparse.convert_weights on it")
+        raise ValueError(
+            f"{path} was not written by jaxparse; convert it with "
+            "python -m jaxparse.convert_weights --weights"
+        )
     classes = metadata["classes"].split(",")
     if classes != list(NAMES):
         orders = (order for order in LABEL_ORDERS if list(order_names(order)) == classes)
@@ -120,14 +119,14 @@ def load_weights(
     """`params` and `batch_stats` with every array replaced by the file's.
 
     With `allow_fresh`, arrays whose names start with one of the file's `fresh` prefixes are kept
-    (a backbone's file for a whole network). Raises ValueError if the file records another network,
-    or that lists both sides where names or shapes do not match.
+    (a backbone's file for a whole network). Raises ValueError if the file is of another network;
+    if names or shapes do not match, it lists those of both sides.
     """
     arrays, metadata = read_weights(path)
     network = json.loads(metadata["network"])
-    network.pop("image_size", None)  # the weights serve any
-    ours = ((name, theirs, getattr(config, name, None)) for name, theirs in network.items())
-    faults = [f"{name} {theirs}, not {here}" for name, theirs, here in ours if theirs != here]
+    network.pop("image_size", None)  # the weights fit any
+    expected = {name: getattr(config, name, None) for name in network}
+    faults = [f"{n} {network[n]}, not {expected[n]}" for n in network if network[n] != expected[n]]
     if faults:
         raise ValueError(f"{path} holds {', '.join(faults)}; check --exp")
     fresh = tuple(filter(None, metadata["fresh"].split(",")))
@@ -136,9 +135,9 @@ def load_weights(
             f"{path} has no weights for {', '.join(fresh)}; train from it first "
             f"(train --init-weights {path})"
         )
-    wanted = flatten(params) | flatten(batch_stats)
-    kept = {name for name in wanted if name not in arrays and name.startswith(fresh)}
-    require_match(path, arrays, {k: v for k, v in wanted.items() if k not in kept})
+    needed = flatten(params) | flatten(batch_stats)
+    kept = {name for name in needed if name not in arrays and name.startswith(fresh)}
+    require_match(path, arrays, {k: v for k, v in needed.items() if k not in kept})
 
     def fill(tree: dict[str, Any]) -> dict[str, Any]:
         return unflatten({name: arrays.get(name, old) for name, old in flatten(tree).items()})
@@ -146,14 +145,14 @@ def load_weights(
     return fill(params), fill(batch_stats)
 
 
-def require_match(path: str | Path, arrays: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raises ValueError listing names and shapes that `arrays` and `wanted` do not share."""
-    faults = [f"missing {name}" for name in wanted if name not in arrays]
-    faults += [f"unknown {name}" for name in arrays if name not in wanted]
+def require_match(path: str | Path, arrays: Mapping[str, Any], needed: Mapping[str, Any]) -> None:
+    """Raises ValueError listing names and shapes that `arrays` and `needed` do not share."""
+    faults = [f"missing {name}" for name in needed if name not in arrays]
+    faults += [f"unknown {name}" for name in arrays if name not in needed]
     faults += [
-        f"{name} is {arrays[name].shape}, not {wanted[name].shape}"
-        for name in wanted
-        if name in arrays and arrays[name].shape != wanted[name].shape
+        f"{name} is {arrays[name].shape}, not {needed[name].shape}"
+        for name in needed
+        if name in arrays and arrays[name].shape != needed[name].shape
     ]
     if faults:
         shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
@@ -173,7 +172,7 @@ def find_weights(weights: str | Path) -> Path:
 def config_of_weights(path: str | Path) -> Config:
     """A Config of the network whose weights the file holds, all other fields the defaults.
 
-    Raises ValueError for a file of another kind and for a backbone without heads.
+    Raises ValueError for a backbone-only file.
     """
     fields = json.loads(read_weights(path)[1]["network"])
     if "head_channels" not in fields:
@@ -188,8 +187,8 @@ def load_network(
 ) -> tuple[Config, dict[str, Any], dict[str, Any]]:
     """Config, params and batch_stats of a weights file or of a run's folder (its best weights).
 
-    A run has its config.json and a file its metadata; `exp` names an experiment to take the Config
-    from instead. Raises ValueError if they cannot be read or do not fit.
+    The Config is that of the run's config.json or of the file's metadata; `exp` names an experiment
+    to take it from instead.
     """
     path = find_weights(weights)
     if exp:
@@ -201,9 +200,9 @@ def load_network(
 
 
 def find_init_weights(config: Config, exp: str) -> Path | None:
-    """The file that `config.init_weights` means, None to train from scratch.
+    """The file that `config.init_weights` names, None to train from scratch.
 
-    Raises ValueError, with the command that makes it, if there is none.
+    If there is no such file, raises ValueError with the command that makes it.
     """
     if config.init_weights == "none":
         return None

@@ -1,6 +1,6 @@
 """Weight files of other packages: read, fetched from timm's repositories, written for PyTorch.
 
-Nothing that a file holds is ever run: a pickle may only ask for tensors and for the names below.
+No code in a file is ever run: a pickle may only refer to tensors and to the names below.
 """
 
 import re
@@ -15,8 +15,8 @@ from jaxparse.files import atomic_path, reason
 from jaxparse.weights.files import read_safetensors
 
 HUB_FILE = "model.safetensors"
-# Classes and functions that the logs in a training checkpoint of mmengine refer to. None of them
-# is run: `Ignored` stands in for all.
+# Classes and functions to which the logs in a training checkpoint of mmengine refer. None is run:
+# `Ignored` replaces each of them.
 IGNORED = (
     "mmengine.logging.history_buffer.HistoryBuffer",
     "builtins.getattr",  # HistoryBuffer pickles its methods as getattr(HistoryBuffer, name)
@@ -27,7 +27,7 @@ IGNORED = (
 
 
 class Ignored:
-    """Takes the place of an object of a checkpoint that holds no weights, and keeps nothing."""
+    """Replaces an object that holds no weights, and keeps nothing of it."""
 
     def __new__(cls, *args: object) -> "Ignored":
         return super().__new__(cls)
@@ -39,8 +39,8 @@ class Ignored:
 def download(name: str, next_command: str) -> Path:
     """The weights of timm's model `name`, tag included, in the cache of huggingface_hub.
 
-    Shows its progress bar and heeds its HF_HOME and HF_HUB_OFFLINE. Raises ValueError that says
-    what to fetch by hand, and the `next_command` that takes that file.
+    huggingface_hub shows a progress bar and respects HF_HOME and HF_HUB_OFFLINE. If it fails,
+    raises ValueError with the address to download by hand and the `next_command` for that file.
     """
     from huggingface_hub import hf_hub_download, hf_hub_url
 
@@ -49,15 +49,15 @@ def download(name: str, next_command: str) -> Path:
     except Exception as error:  # the hub's, the network's or the disk's
         url = hf_hub_url(f"timm/{name}", HUB_FILE)
         raise ValueError(
-            f"timm/{name} cannot be downloaded ({type(error).__name__}: {reason(error)}); fetch "
+            f"timm/{name} cannot be downloaded ({type(error).__name__}: {reason(error)}); download "
             f"{url} by hand, then: {next_command} --weights {HUB_FILE}"
         ) from error
 
 
 def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
-    """Arrays, all float32, by the names that they have in a .safetensors or a torch file.
+    """Arrays, all float32, by their names in a .safetensors or a torch file.
 
-    Raises ValueError for a file that is missing, damaged, without weights, or asks to run code.
+    Raises ValueError for a file that is damaged, holds no weights, or asks to run code.
     """
     read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
     return {name.removeprefix("module."): array for name, array in read(path).items()}
@@ -78,23 +78,23 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     try:
         with stand_ins, warnings.catch_warnings(action="ignore"):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken pickle fails in any way there is
-        foreign = re.search(r"GLOBAL (\S+) (was not|whose)", str(error))
-        if foreign:
+    except Exception as error:  # a broken pickle can raise anything
+        code = re.search(r"GLOBAL (\S+) (was not|whose)", str(error))
+        if code:
             raise ValueError(
-                f"{path} is refused: it asks for {foreign[1]}, which may run code; give a file "
-                "that holds only weights"
+                f"{path} is refused: it asks for {code[1]}, which may run code; give a file that "
+                "holds only weights"
             ) from error
         why = reason(error).split("WeightsUnpickler error: ")[-1]
         raise ValueError(f"{path} is not a torch checkpoint or is truncated: {why}") from error
     weights = _unwrap(checkpoint)
     if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise ValueError(f"{path} is not the checkpoint of a network: it has no state dict")
+        raise ValueError(f"{path} is not the checkpoint of a network: it holds no state dict")
     return {str(key): value.detach().float().numpy() for key, value in weights.items()}
 
 
 def _unwrap(checkpoint: Any) -> Mapping[str, Any]:  # noqa: ANN401
-    """The state dict in what torch.load gave; empty if that is not a dict."""
+    """The state dict in what torch.load returned; empty if that is not a dict."""
     for key in ("state_dict", "model"):
         if isinstance(checkpoint, Mapping) and key in checkpoint:
             checkpoint = checkpoint[key]
@@ -102,13 +102,13 @@ def _unwrap(checkpoint: Any) -> Mapping[str, Any]:  # noqa: ANN401
 
 
 def write_torch(path: Path, state_dict: Mapping[str, np.ndarray], meta: dict[str, Any]) -> None:
-    """Writes a .pth as mmengine does. Raises ValueError if PyTorch is not there."""
+    """Writes a .pth as mmengine does. Raises ValueError if PyTorch is not installed."""
     try:
         import torch
     except ImportError as error:
         fix = "pip install 'jaxparse[torch]'"
         raise ValueError(f"{path} needs PyTorch to be written: {fix}") from error
-    # Copies: torch takes no read-only arrays, and would keep the strides of transposed ones.
+    # Copies: torch refuses read-only arrays, and would keep the strides of transposed ones.
     tensors = {key: torch.from_numpy(np.array(a, order="C")) for key, a in state_dict.items()}
     with atomic_path(path) as temporary:
         torch.save({"meta": meta, "state_dict": tensors}, temporary)

@@ -1,8 +1,8 @@
 """Kinds of checkpoints: their names for our parameters, and which network a file holds.
 
-A table of strings to replace, in order, gives our names; in reverse order it gives theirs back.
-Kernels are transposed to HWIO and [in, out]. Microsoft and mmsegmentation put a stage's
-downsampling at the end of the stage before; mmsegmentation numbers the modules of a Sequential.
+A table of strings to replace, in order, turns their names into ours; in reverse order, ours into
+theirs. Kernels are transposed to HWIO and [in, out]. Microsoft and mmsegmentation put a stage's
+downsampling at the end of the previous stage; mmsegmentation numbers the modules of a Sequential.
 """
 
 import re
@@ -41,7 +41,7 @@ Renames = tuple[tuple[str, str], ...]  # theirs, ours
 NEXT_STAGE: Renames = tuple(
     (f"layers.{stage}.downsample.", f"layers.{stage + 1}.downsample.") for stage in (2, 1, 0)
 )
-# A Sequential of three times convolution, norm and ReLU.
+# A Sequential of three times (convolution, norm, ReLU).
 DEEP_STEM: Renames = tuple(
     (f"backbone.stem.{i}.", f"backbone.stem.{i // 3}.{('conv', 'bn')[i % 3]}.")
     for i in (0, 1, 3, 4, 6, 7)
@@ -78,7 +78,7 @@ class Naming(NamedTuple):
     renames: Renames
     fresh: tuple[str, ...] = ()  # prefixes of parameters that such files lack
     prefix: str = ""  # of our names
-    unfolded: bool = False  # patch merging takes its four neighbours in the order of torch's unfold
+    unfolded: bool = False  # patch merging orders its four neighbours as torch's unfold does
 
 
 BOTTLENECK = "layer1.0.conv3.weight"
@@ -133,7 +133,7 @@ ACCEPTED = f"accepted: {', '.join(naming.name for naming in NAMINGS)}"
 
 
 def recognise(path: str | Path, names: Mapping[str, Any]) -> Naming:
-    """The kind of checkpoint that has these names. Raises ValueError if there is none."""
+    """The kind of checkpoint that has these names; `path` is for the message if none has."""
     for naming in NAMINGS:
         if all(marker in names for marker in naming.markers):
             return naming
@@ -147,15 +147,8 @@ def mmseg_naming(backbone: str) -> Naming:
     return MMSEG_RESNET_V1C if resnet.SIZES[backbone].deep_stem else MMSEG_RESNET
 
 
-def timm_naming(backbone: str) -> Naming:
-    """timm's names for this backbone."""
-    if backbone in swin.SIZES:
-        return TIMM_SWIN
-    return TIMM_RESNET_C if resnet.SIZES[backbone].deep_stem else TIMM_RESNET
-
-
 def timm_name(name: str) -> str | None:
-    """A model name of timm with its tag, the default one if there is none; None if unknown here."""
+    """A timm model's name with its tag, by default that of TIMM_WEIGHTS; None if unknown here."""
     name = name.removeprefix("timm/")
     tagged = {full.split(".")[0]: full for full in TIMM_WEIGHTS.values()}
     model, _, tag = name.partition(".")
@@ -165,7 +158,7 @@ def timm_name(name: str) -> str | None:
 
 
 def rename(naming: Naming, key: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    """Name and array in this package's layout, but for the order of patch merging."""
+    """Name and array in this package's layout, except for the order of patch merging."""
     name = naming.prefix + key
     for theirs, ours in naming.renames:
         name = name.replace(theirs, ours)
@@ -178,7 +171,7 @@ def rename(naming: Naming, key: str, array: np.ndarray) -> tuple[str, np.ndarray
 
 
 def rename_back(naming: Naming, name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    """Undoes `rename`."""
+    """Inverse of `rename`."""
     if name.endswith(".kernel"):
         array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
     name = re.sub(r"\.(kernel|scale)$", ".weight", name)
@@ -194,13 +187,13 @@ def from_unfold_order(array: np.ndarray) -> np.ndarray:
 
 
 def to_unfold_order(array: np.ndarray) -> np.ndarray:
-    """Undoes `from_unfold_order`."""
+    """Inverse of `from_unfold_order`."""
     neighbours = array.reshape(2, 2, -1, *array.shape[1:])  # column row C
     return neighbours.swapaxes(0, 2).reshape(array.shape)
 
 
 def backbone_of(arrays: Mapping[str, np.ndarray]) -> tuple[str, str]:
-    """Name and sizes of the backbone in a file with our names."""
+    """Name and sizes of the backbone in arrays by our names, both for people."""
     pattern = r"backbone\.(?:layers\.|layer)(\d)\.(?:blocks\.)?(\d+)\."
     blocks = {match.groups() for name in arrays if (match := re.match(pattern, name))}
     depths = tuple(count for _, count in sorted(Counter(stage for stage, _ in blocks).items()))
@@ -217,15 +210,18 @@ def backbone_of(arrays: Mapping[str, np.ndarray]) -> tuple[str, str]:
 
 
 def require_network(path: str | Path, arrays: Mapping[str, np.ndarray], config: Config) -> None:
-    """Raises ValueError, naming the network in a file with our names, if `config` has another."""
+    """Raises ValueError if the arrays, by our names, are of another network than that of `config`.
+
+    `path` is for the message.
+    """
     backbone, sizes = backbone_of(arrays)
     if not any(name.startswith(HEADS) for name in arrays):
-        found, wanted = backbone, config.backbone
-        fitting = TIMM_WEIGHTS.get(wanted)
+        network, expected = backbone, config.backbone
+        fitting = TIMM_WEIGHTS.get(expected)
         hint = f", or give timm's {fitting}" if fitting else ""
     else:
         heads = (head for head, marker in HEAD_MARKERS.items() if marker in arrays)
-        found = f"{backbone} + {next(heads, 'an unknown head')}"
-        wanted, hint = f"{config.backbone} + {config.head}", ""
-    if found != wanted:
-        raise ValueError(f"{path} holds {found} ({sizes}), not {wanted}; check --exp{hint}")
+        network = f"{backbone} + {next(heads, 'an unknown head')}"
+        expected, hint = f"{config.backbone} + {config.head}", ""
+    if network != expected:
+        raise ValueError(f"{path} holds {network} ({sizes}), not {expected}; check --exp{hint}")

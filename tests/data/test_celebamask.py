@@ -1,4 +1,3 @@
-import re
 from pathlib import Path
 
 import pytest
@@ -66,7 +65,7 @@ def test_the_official_split_of_a_whole_release_has_the_known_counts(lists: Path)
 
 def test_a_whole_release_that_splits_otherwise_is_refused(tmp_path: Path) -> None:
     write_lists(tmp_path, [0] * 24_182 + [1] * 2_994 + [2] * 2_824)
-    with refuses("24182", "24183"):
+    with refuses(tmp_path / PARTITION, "24182", "24183"):
         official_split(tmp_path)
 
 
@@ -98,29 +97,30 @@ def test_challenge_like_of_few_pictures_takes_them_all(tmp_path: Path) -> None:
 
 def test_a_missing_partition_says_where_it_comes_from(tmp_path: Path) -> None:
     write_lists(tmp_path, [0] * 3, partition=False)
-    expected = f"there is no {tmp_path / PARTITION}; .*CelebA.html.*--split challenge-like"
-    with pytest.raises(ValueError, match=expected):
+    with refuses("there is no", tmp_path / PARTITION, "CelebA.html", "--split challenge-like"):
         official_split(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "message"),
+    ("file", "text", "words"),
     [
-        (MAPPING, "0 5 000001.jpg\n1 x 000003.jpg\n", "line 2 of {} is '1 x 000003.jpg'; copy"),
-        (PARTITION, "000001.jpg 0\n000003.jpg\n", "line 2 of {} is '000003.jpg'; copy the whole"),
-        (PARTITION, "000001.jpg 3\n", "line 1 of {} is '000001.jpg 3'; copy the whole"),
-        (PARTITION, "000001.jpg 0\n", "{} lacks 000003.jpg, CelebA's name of picture 1; copy"),
-        (PARTITION, "\xff\x00", "line 1 of {} is "),
+        (MAPPING, "0 5 000001.jpg\n1 x 000003.jpg\n", ("line 2", "'1 x 000003.jpg'", "copy")),
+        (PARTITION, "000001.jpg 0\n000003.jpg\n", ("line 2", "'000003.jpg'", "copy")),
+        (PARTITION, "000001.jpg 3\n", ("line 1", "'000001.jpg 3'", "copy")),
+        (PARTITION, "000001.jpg 0\n", ("000003.jpg", "picture 1", "copy")),
+        (PARTITION, "\xff\x00", ("line 1",)),
     ],
 )
-def test_malformed_lists_are_refused(tmp_path: Path, file: str, text: str, message: str) -> None:
+def test_malformed_lists_are_refused(
+    tmp_path: Path, file: str, text: str, words: tuple[str, ...]
+) -> None:
     write_lists(tmp_path, [0, 1])
     (tmp_path / file).write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError, match=re.escape(message.format(tmp_path / file))):
+    with refuses(tmp_path / file, *words):
         official_split(tmp_path)
 
 
-def test_masks_that_are_no_parts_are_named(tmp_path: Path) -> None:
+def test_masks_that_are_not_parts_are_named(tmp_path: Path) -> None:
     base = tmp_path / "CelebAMask-HQ-mask-anno"
     names = ("0/00000_skin.png", "0/00000_ear_r.png", "1/02000_hat.png")
     bad = ("0/00000_beard.png", "0/0000_skin.png", "0/02000_hair.png")
@@ -134,8 +134,8 @@ def test_masks_that_are_no_parts_are_named(tmp_path: Path) -> None:
     assert "wrong folder" in faults[2]
 
 
-def test_a_folder_that_is_no_release_is_refused(tmp_path: Path) -> None:
-    with refuses(tmp_path, "mask-anno"):
+def test_a_folder_without_a_release_is_refused(tmp_path: Path) -> None:
+    with refuses("there is no", tmp_path / "CelebAMask-HQ-mask-anno"):
         find_parts(tmp_path)
-    with refuses(tmp_path / MAPPING):
+    with refuses("there is no", tmp_path / MAPPING):
         official_split(tmp_path)

@@ -75,7 +75,7 @@ def test_batches_of_the_processes_are_together_that_of_one(
 
 def test_processes_must_divide_the_batch(tmp_path: Path) -> None:
     config = make_split(tmp_path, "train", 3)
-    with refuses("batch_size", "4", "3"):
+    with refuses("batch_size is 4", "3 processes"):
         loaders.make_train_loader(config, 0, 3)
 
 

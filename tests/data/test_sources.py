@@ -48,11 +48,11 @@ def test_drawn_faces_are_drawn_once_and_do_not_depend_on_the_seed(
 
 def test_with_nothing_readable_it_stops(tmp_path: Path) -> None:
     config = make_split(tmp_path, "train", 10)
-    told = []
-    source = SkippingSource(make_source(config, "train"), told.append)
+    warnings = []
+    source = SkippingSource(make_source(config, "train"), warnings.append)
     for path in (tmp_path / "train/train_image").iterdir():
         path.unlink()
     for _ in range(2):
-        with refuses("none of FolderSource(10 pairs"):
+        with refuses("FolderSource(10 pairs", "disk"):
             source[3]
-    assert len(told) == 10
+    assert len(warnings) == 10

@@ -101,16 +101,16 @@ def test_pickle_that_runs_code_is_refused(
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content, protocol=2))
-    with refuses(path, asked) as error:
+    with refuses(path, f"{asked}, which may run code") as error:
         read_checkpoint(path)
     assert "\n" not in str(error.value)
     assert not made.exists()
     pickle.loads(pickle.dumps(content))
-    assert made.is_dir()  # so it would have been
+    assert made.is_dir()  # what an ordinary load would have done
 
 
 @pytest.mark.parametrize(
-    "name, content, message",
+    "name, content, word",
     [
         ("f.pth", b"", "EOFError"),
         ("f.pth", b"<!DOCTYPE html>\n<p>", "not a torch checkpoint"),
@@ -118,12 +118,12 @@ def test_pickle_that_runs_code_is_refused(
         ("f.safetensors", b"<!DOCTYPE html>\n<p>", "not a safetensors file"),
     ],
 )
-def test_file_of_another_kind(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+def test_file_of_another_kind(name: str, content: bytes, word: str, tmp_path: Path) -> None:
     if name.endswith(".pth"):
         pytest.importorskip("torch", reason=NEEDS_TORCH)
     path = tmp_path / name
     path.write_bytes(content)
-    with refuses(path, message):
+    with refuses(path, word):
         read_checkpoint(path)
 
 
@@ -181,7 +181,7 @@ def test_file_in_the_hubs_cache_needs_no_network(
     require_equal(read_checkpoint(path), {"fc.bias": np.ones(3, np.float32)})
 
 
-def test_file_out_of_reach_is_named_for_fetching_by_hand(
+def test_a_failed_download_says_what_to_download_by_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foreign.offline_hub(tmp_path, monkeypatch)

@@ -1,6 +1,9 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
+from jaxparse.config import load_experiment
 from jaxparse.models import BACKBONES
 from jaxparse.weights.names import (
     NAMINGS,
@@ -9,10 +12,13 @@ from jaxparse.weights.names import (
     recognise,
     rename,
     rename_back,
+    require_network,
     timm_name,
     to_unfold_order,
 )
 from tests import foreign, reference
+from tests.foreign import StateDict
+from tests.refusal import refuses
 
 
 @pytest.mark.parametrize(
@@ -53,14 +59,14 @@ def test_every_backbone_but_nano_has_weights() -> None:
 )
 def test_each_kind_is_recognised_and_renamed_back(make: object, name: str) -> None:
     keys = make()
-    source = recognise("f", keys)
-    assert source.name == name
-    matching = [s for s in NAMINGS if all(marker in keys for marker in s.markers)]
-    assert matching == [source]
+    naming = recognise("f", keys)
+    assert naming.name == name
+    matching = [n for n in NAMINGS if all(marker in keys for marker in n.markers)]
+    assert matching == [naming]
     shapes = {key: np.shape(v) if isinstance(v, np.ndarray) else v for key, v in keys.items()}
     for key, shape in shapes.items():
         array = np.empty(shape, bool)
-        back, its_array = rename_back(source, *rename(source, key, array))
+        back, its_array = rename_back(naming, *rename(naming, key, array))
         assert (back, its_array.shape) == (key, array.shape)
 
 
@@ -98,3 +104,49 @@ def test_order_of_patch_merging() -> None:
     matrix = np.arange(24).reshape(8, 3)
     assert from_unfold_order(matrix)[1].tolist() == matrix[4].tolist()
     np.testing.assert_array_equal(to_unfold_order(from_unfold_order(matrix)), matrix)
+
+
+def by_our_names(state_dict: StateDict) -> StateDict:
+    naming = recognise("f", state_dict)
+    return dict(rename(naming, key, array) for key, array in state_dict.items() if array.ndim)
+
+
+@pytest.mark.parametrize(
+    "make, exp, holds, expected, fitting",
+    [
+        (foreign.mmseg, "swin_t", "swin_nano + upernet (embed_dim 32, depths 2 2 2 2)",
+         "swin_t + upernet", ""),
+        (foreign.timm, "swin_b", "swin_nano (embed_dim 32, depths 2 2 2 2)",
+         "swin_b", "swin_base_patch4_window7_224.ms_in1k"),
+        (foreign.timm, "psanet_r50_80k", "swin_nano (embed_dim 32, depths 2 2 2 2)",
+         "resnet50_v1c", "resnet50c.gluon_in1k"),
+        (foreign.timm_resnet50, "psanet_r50_80k", "resnet50 (depths 3 4 6 3, 7×7 stem)",
+         "resnet50_v1c", "resnet50c.gluon_in1k"),
+        (foreign.timm_resnet50c, "psanet_r101_80k", "resnet50_v1c (depths 3 4 6 3, deep stem)",
+         "resnet101_v1c", "resnet101c.gluon_in1k"),
+        (foreign.openmmlab, "swin_t", "resnet50_v1c (depths 3 4 6 3, deep stem)",
+         "swin_t", "swin_tiny_patch4_window7_224.ms_in1k"),
+        (foreign.mmseg_plain_resnet, "psanet_r50_80k",
+         "resnet50 + deeplabv3plus (depths 3 4 6 3, 7×7 stem)", "resnet50_v1c + psanet", ""),
+    ],
+)  # fmt: skip
+def test_file_of_another_network(
+    make: Callable[[], StateDict], exp: str, holds: str, expected: str, fitting: str
+) -> None:
+    with refuses("f.pth", f"{holds}, not {expected}", "--exp", fitting) as caught:
+        require_network("f.pth", by_our_names(make()), load_experiment(exp))
+    assert ("timm" in str(caught.value)) == bool(fitting)
+
+
+def test_networks_of_unknown_size() -> None:
+    nano, deeplab = load_experiment("swin_nano"), load_experiment("deeplabv3plus_r50_20k")
+    deeper = foreign.timm()
+    deeper |= {k.replace("s.1.", "s.2."): v for k, v in deeper.items() if "layers.3.blocks" in k}
+    with refuses("unknown size", "embed_dim 32, depths 2 2 2 3"):
+        require_network("f", by_our_names(deeper), nano)
+    shorter = {k: v for k, v in foreign.timm_resnet50().items() if "layer1.2" not in k}
+    with refuses("unknown size", "depths 2 4 6 3, 7×7 stem"):
+        require_network("f", by_our_names(shorter), deeplab)
+    headless = {k: v for k, v in foreign.mmseg().items() if not k.startswith("decode_head.psp")}
+    with refuses("swin_nano + an unknown head", "embed_dim 32"):
+        require_network("f", by_our_names(headless), nano)

@@ -1,4 +1,4 @@
-"""Coloured polygons: outlines from numbers, curves through them, a canvas that paints them.
+"""Coloured polygons: outlines as arrays, smooth curves through them, a canvas to paint them on.
 
 A figure has a frame of its own; a Pose places it in the picture, whose sides are 1 long. x points
 right, y down.
@@ -69,7 +69,7 @@ def strands(
 ) -> Iterator[Shape]:
     """The area between two curves [N, 2], streaked along them in tones of `color`."""
     yield band(label, color, outer, inner)
-    tones = rng.uniform(0.65, 1.35, 6)  # few, for a canvas holds 256 paints
+    tones = rng.uniform(0.65, 1.35, 6)  # few, because a canvas holds 256 paints
     for share in rng.uniform(0.04, 0.96, 18):
         start, stop = np.sort(rng.integers(0, len(outer) + 1, 2))
         if stop - start > 3:
@@ -100,15 +100,15 @@ class Pose:
 
 
 def to_rgb(color: np.ndarray) -> tuple[int, ...]:
-    """A colour in Pillow's form: whole numbers 0..255, what is outside clipped."""
+    """A colour in Pillow's form: whole numbers, clipped to 0..255."""
     return tuple(np.clip(color, 0, 255).astype(int).tolist())
 
 
 def render(shapes: Iterable[Shape], size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Colours f32 [H, W, 3], coverage f32 [H, W, 1] (0..1), label u8 [H, W] of square pictures.
 
-    Outlines are in picture sides; later shapes hide earlier ones, and what none covers is black
-    and class 0. The canvas holds the number of a paint: a class and a colour.
+    Outlines are in picture sides; later shapes hide earlier ones, and uncovered pixels are black
+    and class 0. A pixel of the canvas is the number of a paint: a class with a colour.
     """
     side = size * SUPERSAMPLE
     canvas, paints = Image.new("L", (side, side)), {(0, 0, 0, 0): 0}

@@ -3,7 +3,7 @@
 A picture is a pure function of (seed, index, size). The parts of a face are polygons, painted from
 back to front on a canvas three times as fine as the picture. The image is the box-filtered colours
 (soft edges), the label the class at each pixel's centre (hard edges), so the two cannot disagree.
-Colours overlap between classes, so that colour alone does not tell them apart.
+Classes share colours, so that colour is not enough to tell them apart.
 """
 
 import numpy as np
@@ -54,7 +54,7 @@ def draw_light(person: Person, rng: np.random.Generator, size: int) -> np.ndarra
 def draw_face(seed: int, index: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Image u8 [size, size, 3] RGB and label u8 [size, size] with values 0..18.
 
-    The same face at every size, but for the noise.
+    The face is the same at every size; the noise is not.
     """
     rng = np.random.default_rng((seed, index))
     person = random_person(rng)

@@ -1,4 +1,4 @@
-"""A random person as coloured polygons: which parts a face has, their shapes, their order.
+"""A random person as coloured polygons: the parts of a face, their shapes, their order.
 
 Sizes and frequencies follow CelebAMask-HQ (arXiv:1907.11922), but glasses, hats and necklaces are
 two to three times as frequent, so that 4000 pictures teach them.
@@ -74,14 +74,14 @@ class Person:
 
 
 def random_person(rng: np.random.Generator) -> Person:
-    """Someone, somewhere in the picture."""
+    """A random person, placed at random in the picture."""
     tilt, yaw = np.clip(rng.normal(0, (0.1, 0.2)), -0.4, 0.4)
     wears = {thing for thing, chance in WEAR_CHANCES.items() if rng.random() < chance}
-    far = "necklace" in wears  # for the picture to hold it
+    far = "necklace" in wears  # so that the picture shows it
     scale = np.clip(rng.normal(0.98 if far else 1.1, 0.08), 0.8, 1.3)
     x, y = (0.5, 0.45 if far else 0.51) + 0.04 * np.tanh(rng.normal(size=2))
     face = Pose(scale, tilt, yaw, x, y)
-    # Nearly upright, and moved sideways for the neck to meet the tilted chin.
+    # Nearly upright, and moved sideways so that the neck meets the tilted chin.
     body = Pose(scale, 0.3 * tilt, 0, x - 0.2 * scale * (np.sin(tilt) - np.sin(0.3 * tilt)), y)
     tone = rng.random() ** 1.5 * (len(SKIN_TONES) - 1)
     skin = [np.interp(tone, np.arange(len(SKIN_TONES)), channel) for channel in SKIN_TONES.T]
@@ -99,7 +99,7 @@ def random_person(rng: np.random.Generator) -> Person:
 
 
 def random_color(rng: np.random.Generator, person: Person) -> np.ndarray:
-    """Of cloth, hats and things behind: half the time one that skin or hair has."""
+    """A colour for cloth, hats and the background: half the time one of skin or hair."""
     kind = rng.random()
     if kind < 0.25:
         return person.skin * rng.uniform(0.7, 1.1) + rng.normal(0, 8, 3)
@@ -145,7 +145,7 @@ def cloth(person: Person, rng: np.random.Generator) -> Iterator[Shape]:
 
 
 def necklace(person: Person, rng: np.random.Generator) -> Iterator[Shape]:
-    """Beads on a chain, at times with a pendant."""
+    """Beads on a chain, sometimes with a pendant."""
     if "necklace" in person.wears:
         drop, color = rng.uniform(0.43, 0.49), rng.choice(JEWEL_TONES) * rng.uniform(0.7, 1.1)
         left = points("-.145 .36, -.12 0, -.06 0") + ((0, 0), (0, drop - 0.06), (0, drop - 0.015))
@@ -172,7 +172,7 @@ def ears(person: Person, rng: np.random.Generator) -> Iterator[Shape]:
 
 
 def skin(person: Person, rng: np.random.Generator) -> Iterator[Shape]:
-    """The oval of the face, at times with a beard, which counts as skin."""
+    """The oval of the face, sometimes with a beard, which counts as skin."""
     outline = loop(mirror(FACE))
     outline[:, 0] *= np.interp(outline[:, 1], (0, 0.25), (1, rng.uniform(0.88, 1.08)))
     outline[:, 1] *= np.interp(outline[:, 1], (0.1, 0.35), (1, rng.uniform(0.95, 1.04)))
@@ -187,7 +187,7 @@ def skin(person: Person, rng: np.random.Generator) -> Iterator[Shape]:
 
 
 def mouth(person: Person, rng: np.random.Generator) -> Iterator[Shape]:
-    """Two lips; in every other picture, teeth and the dark between them."""
+    """Two lips; in about half of the pictures open, with teeth and the dark mouth."""
     x = np.linspace(-1, 1, 21)
     bulge, bow = 1 - x * x, np.interp(np.abs(x), (0, 0.25, 1), (0.8, 1, 0.9))
     gap = rng.uniform(0.02, 0.065) if rng.random() < 0.55 else 0.0
@@ -205,7 +205,7 @@ def mouth(person: Person, rng: np.random.Generator) -> Iterator[Shape]:
 
 
 def nose(person: Person, rng: np.random.Generator) -> Iterator[Shape]:
-    """Skin, told apart by little more than its shading, wings and nostrils."""
+    """Nearly skin-coloured, set off only by shading, wings and nostrils."""
     shape = rng.uniform((0.85, 0.92), (1.15, 1.05))
     yield NOSE, person.skin * 0.98, loop(mirror(NOSE_OUTLINE)) * shape
     for side in SIDES:
@@ -273,7 +273,7 @@ def hair_edges(person: Person, rng: np.random.Generator) -> np.ndarray:
         half[0, [1, 3]] += length * loose
         half[4:, [1, 3]] += (-volume, low)
         half[5, 2] += part
-        if kind == lock:  # over one brow, at times over the eye
+        if kind == lock:  # over one brow, sometimes over the eye
             fall = rng.uniform(0, 0.22)
             half[2:5, 2:] = (0.228, fall - 0.05), (0.19, fall - 0.14), (0.09, 0.6 * fall - 0.1)
             half[4, 2] -= 0.3 * fall
