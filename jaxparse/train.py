@@ -16,7 +16,7 @@ from rich.console import Console
 
 from jaxparse import cli
 from jaxparse.config import Config, parse_arguments, require_same_run, save_config
-from jaxparse.data.loaders import EvalLoader, make_eval_loader, make_train_loader
+from jaxparse.data.loaders import EvalLoader, make_train_loader
 from jaxparse.devices import (
     ONE_PROCESS,
     StopVote,
@@ -87,7 +87,7 @@ def run_steps(config: Config, console: Console, mesh: Mesh, weights: Path | None
     skipped: deque[str] = deque()
     warn = skipped.append if config.on_bad_data == "skip" else None
     loader = make_train_loader(config, *processes, warn)
-    val_loader = make_eval_loader(config, "val", *processes, warn)
+    val_loader = EvalLoader(config, "val", *processes, warn)
 
     train_step = make_train_step(config)
     state = start_state(config, mesh, weights)

@@ -15,7 +15,6 @@ from jaxparse.parsing.network import make_logits_step
 from jaxparse.weights.files import flatten, load_network, save_weights
 from tests import mini, runs
 
-
 # Tests compile far more than they compute: LLVM's optimisations take half of a compilation. Set
 # before JAX starts its backend; processes that tests start inherit it.
 os.environ.setdefault(

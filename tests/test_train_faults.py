@@ -270,13 +270,13 @@ def test_files_that_become_unreadable(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [note.split(" (")[0] for note in notes] == [
         f"skipped: cannot read image {bad[0]}",
         f"skipped: cannot read image {bad[2]}",
-        f"skipped: cannot read label {bad[1]}",
+        f"skipped: cannot read mask {bad[1]}",
     ]
     assert all(screen.count(f"{path} (") == 1 for path in bad)
     with pytest.raises(ValueError) as error:  # as does a run that is to stop
         for _ in range(6):
             next(strict)
-    assert re.match(r"cannot read (image|label) \S+/00[45].png \([^\n]*$", str(error.value))
+    assert re.match(r"cannot read (image|mask) \S+/00[45].png \([^\n]*$", str(error.value))
     # A resumed run finds them bad from the start, header and all.
     source = SkippingSource(make_source(config, "train", True, keep_bad=True), print)
     assert [source[index]["name"] for index in (3, 4, 5, 6)] == ["003", "006", "006", "006"]

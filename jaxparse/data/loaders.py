@@ -80,7 +80,7 @@ class EvalLoader:
     def __init__(
         self,
         config: Config,
-        split: str,
+        split: str = "val",
         process_index: int = 0,
         process_count: int = 1,
         warn: Callable[[str], None] | None = None,
@@ -126,14 +126,3 @@ class EvalLoader:
             "size": np.ones((count, 2), np.int32),
             "name": [""] * count,
         }
-
-
-def make_eval_loader(
-    config: Config,
-    split: str = "val",
-    process_index: int = 0,
-    process_count: int = 1,
-    warn: Callable[[str], None] | None = None,
-) -> EvalLoader:
-    """The batches of `split` in order, for this process."""
-    return EvalLoader(config, split, process_index, process_count, warn)

@@ -34,7 +34,7 @@ from jaxparse.weights.files import BEST_EMA_WEIGHTS, BEST_WEIGHTS, flatten, save
 
 
 def make_eval_step(config: Config) -> Callable[..., Array]:
-    """The compiled evaluation of one batch, as `data.loaders.make_eval_loader` gives it.
+    """The compiled evaluation of one batch, as `data.loaders.EvalLoader` gives it.
 
     (params, batch_stats, {image, label, size}) -> confusion matrix int32 [19, 19]. One program per
     size of the padded labels.

@@ -92,7 +92,7 @@ def test_eval_batches_pad_masks_and_the_tail(tmp_path: Path) -> None:
     for index, size in enumerate(sizes):
         make_pair(tmp_path, "val", index, size)
     config = Config(data_dir=str(tmp_path), image_size=16, batch_size=2, num_workers=2)
-    loader = loaders.make_eval_loader(config)
+    loader = loaders.EvalLoader(config)
     batches = list(loader)
     assert len(loader) == len(batches) == 3
     shapes = [batch["label"].shape for batch in batches]
@@ -119,8 +119,8 @@ def test_eval_parts_of_the_processes_make_the_whole_batch(tmp_path: Path) -> Non
     for index, size in enumerate([(70, 40), (64, 64), (20, 130), (8, 8), (16, 16)]):
         make_pair(tmp_path, "val", index, size)
     config = Config(data_dir=str(tmp_path), image_size=16, batch_size=4, num_workers=2)
-    whole = list(loaders.make_eval_loader(config))
-    parts = [list(loaders.make_eval_loader(config, "val", index, 2)) for index in range(2)]
+    whole = list(loaders.EvalLoader(config))
+    parts = [list(loaders.EvalLoader(config, "val", index, 2)) for index in range(2)]
     assert len(whole) == len(parts[0]) == len(parts[1]) == 2
     for batch, *halves in zip(whole, *parts, strict=True):
         for key in ("image", "label", "size"):
@@ -134,7 +134,7 @@ def test_drawn_faces_train_and_evaluate() -> None:
         data_dir=SYNTHETIC, synthetic_train_count=6, synthetic_val_count=3, image_size=32
     )
     assert next(loaders.make_train_loader(config))["image"].shape == (4, 32, 32, 3)
-    (batch,) = loaders.make_eval_loader(config)
+    (batch,) = loaders.EvalLoader(config)
     assert batch["label"].shape == (4, 64, 64)
     assert batch["name"] == ["face_00000", "face_00001", "face_00002", ""]
 

@@ -1,14 +1,7 @@
 import numpy as np
 
 from jaxparse.training.metrics import confusion_matrix
-
-
-def matrix(*cells: tuple[int, int, int]) -> np.ndarray:
-    """[19, 19] of (label, prediction, pixels)."""
-    confusion = np.zeros((19, 19), np.int64)
-    for label, prediction, pixels in cells:
-        confusion[label, prediction] = pixels
-    return confusion
+from tests.masks import matrix
 
 
 def test_confusion_matrix_counts_by_hand() -> None:

@@ -7,7 +7,7 @@ import pytest
 from jax import Array
 from PIL import Image
 
-from jaxparse.data.loaders import make_eval_loader
+from jaxparse.data.loaders import EvalLoader
 from jaxparse.parsing.labelled import evaluate_pictures
 from jaxparse.parsing.network import predict_label
 from jaxparse.parsing.overlay import colourise
@@ -27,7 +27,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_counts_what_the_parser_predicts(nano: Nano, data_dir: Path) -> None:
     config = replace(nano.config, data_dir=str(data_dir))
     weights = nano.params, nano.batch_stats
-    loader, done = make_eval_loader(config), []
+    loader, done = EvalLoader(config), []
     confusion = confusion_of(make_eval_step(config), *weights, loader, done.append)
     assert confusion.dtype == np.int64
     assert done == [4, 7]
@@ -43,7 +43,7 @@ def test_sums_more_pixels_than_int32_holds(nano: Nano, data_dir: Path) -> None:
     def full(*_: object) -> Array:
         return jnp.full((19, 19), 2**31 - 1, jnp.int32)
 
-    loader = make_eval_loader(replace(nano.config, data_dir=str(data_dir)))
+    loader = EvalLoader(replace(nano.config, data_dir=str(data_dir)))
     assert (confusion_of(full, {}, {}, loader) == 2 * (2**31 - 1)).all()
 
 
@@ -53,7 +53,7 @@ def test_examples_show_picture_truth_and_prediction(
     monkeypatch.setattr(
         validation, "make_logits_step", lambda config: lambda *args: nano.network(args[2])
     )
-    loader = make_eval_loader(replace(nano.config, data_dir=str(data_dir)))
+    loader = EvalLoader(replace(nano.config, data_dir=str(data_dir)))
     path = tmp_path / "examples.png"
     write_examples(path, nano.config, nano.params, nano.batch_stats, loader)
     grid = np.asarray(Image.open(path))[18 : 18 + 4 * 64, : 3 * 64]
@@ -76,7 +76,7 @@ def test_examples_leave_out_the_places_after_the_last_picture(
     monkeypatch.setattr(
         validation, "make_logits_step", lambda config: lambda *args: nano.network(args[2])
     )
-    loader = make_eval_loader(replace(nano.config, data_dir=str(data_dir)))
+    loader = EvalLoader(replace(nano.config, data_dir=str(data_dir)))
     last = list(loader)[-1]
     monkeypatch.setattr(type(loader), "__iter__", lambda self: iter([last]))
     write_examples(tmp_path / "x.png", nano.config, nano.params, nano.batch_stats, loader)
