@@ -36,8 +36,9 @@ class Run:
 
     def __init__(self, workdir: Path, *flags: str, devices: int = 1, module: str = "train") -> None:
         self.log = workdir.parent / f"{workdir.name}_{time.monotonic_ns()}.log"
+        count = f"--xla_force_host_platform_device_count={devices}"
         environment = os.environ | {
-            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {count}",
             "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"),
         }
         settings = FLAGS if module == "train" else ["--exp", str(mini.__file__)]
