@@ -1,11 +1,11 @@
-"""Scores of a network on labelled pictures, or of masks that any tool has written.
+"""Scores of a network on labelled pictures, or of masks written by any tool.
 
     python -m jaxparse.evaluate --weights FILE_OR_RUN --data-dir DIR --flip --scales 0.75 1 1.25
     python -m jaxparse.evaluate --predictions DIR --labels DIR
 
-All at the masks' own sizes. The tables and the names of the figures are mmsegmentation's. Training
-evaluates by a faster path of its own (training/validation.py), without test-time augmentation and
-boundary IoU; the figures that both give are equal.
+Predictions are scored at the masks' own sizes. The tables and the names of the figures are
+mmsegmentation's. Training evaluates by a faster path of its own (training/validation.py), without
+test-time augmentation and boundary IoU; the figures that both give are equal.
 """
 
 import json
@@ -41,7 +41,7 @@ from jaxparse.weights.files import find_weights, load_network
 
 
 def gather(counts: Sequence[Counts], pictures: int) -> list[Counts]:
-    """The counts of all pictures in every process, of which each has had every n-th."""
+    """The counts of all pictures, in every process; each of the n processes counted every n-th."""
     flat = [np.concatenate([part.ravel() for part in one]) for one in counts]
     rows = np.array(flat, np.int32).reshape(-1, NUM_CLASSES * (NUM_CLASSES + 3))
     return [
@@ -51,7 +51,7 @@ def gather(counts: Sequence[Counts], pictures: int) -> list[Counts]:
 
 
 def publish(counts: Sequence[Counts], about: dict[str, Any], output: Path) -> None:
-    """Prints the tables, warns if masks seem to have another label order, and writes JSON."""
+    """Prints the tables, warns if the masks seem to use another label order, and writes JSON."""
     confusion, boundary = total(counts)
     confusions = np.stack([one.confusion for one in counts])
     figures = (
@@ -62,7 +62,7 @@ def publish(counts: Sequence[Counts], about: dict[str, Any], output: Path) -> No
     )
     console = Console()
     console.print(scores_table(*figures))
-    # A network's classes are the official ones: its weights say so.
+    # A network always predicts the official classes.
     orders = {"label": confusion} | ({"prediction": confusion.T} if "predictions" in about else {})
     for what, matrix in orders.items():
         if order := likelier_order(matrix, LABEL_ORDERS):
@@ -81,7 +81,7 @@ def publish(counts: Sequence[Counts], about: dict[str, Any], output: Path) -> No
 def evaluate_masks(
     predictions: Path, labels: Path, prediction_order: LabelOrder, label_order: LabelOrder
 ) -> list[Counts]:
-    """Counts of every mask against its label, with a progress bar. Raises as score_folders."""
+    """Counts of every mask against its label, with a progress bar."""
     orders = prediction_order, label_order
     track = partial(cli.track, doing="scoring")
     return list(score_folders(predictions, labels, *orders, track).values())
@@ -111,7 +111,7 @@ def evaluate(
     output: Path | None = None,
     processes: tyro.conf.OmitArgPrefixes[Processes] = ONE_PROCESS,
 ) -> None:
-    """Prints IoU, accuracy, F1 and boundary IoU per class and their means; writes them as JSON.
+    """Prints IoU, accuracy, F1 and boundary IoU per class, and their means; writes them as JSON.
 
     Args:
         weights: A weights file (.safetensors), or the folder of a run (its best weights).
@@ -125,7 +125,7 @@ def evaluate(
         batch_size: Pictures, or windows, per call of the network; default: as in the run or
             experiment.
         num_workers: Threads that decode pictures; default: as in the run or experiment.
-        output: File to write; default: results.json in the run's folder, without a run here.
+        output: File to write; default: results.json in the run's folder, or here without a run.
     """
     is_run = weights is not None and Path(weights).is_dir()
     output = output or Path(weights if is_run else ".") / "results.json"
@@ -142,7 +142,7 @@ def evaluate(
         raise ValueError(
             "--prediction-order needs --predictions; networks predict the official order"
         )
-    given = {
+    changes = {
         "data_dir": data_dir,
         "label_order": label_order,
         "batch_size": batch_size,
@@ -150,7 +150,7 @@ def evaluate(
     }
     with joined(processes):
         config, *arrays = load_network(weights, exp)
-        config = override(config, given)
+        config = override(config, changes)
         about = {
             "experiment": exp,
             "weights": str(find_weights(weights)),

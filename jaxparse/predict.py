@@ -36,13 +36,13 @@ def write_overlay(path: Path, parsing: Parsing) -> None:
 
 
 def write_logits(path: Path, parsing: Parsing) -> None:
-    """Writes float32 [h, w, 19] as .npy: of the whole picture, at the first scale."""
+    """Writes the whole picture's logits at the first scale, float32 [h, w, 19], as .npy."""
     with atomic_path(path) as temporary:
         np.save(temporary, parsing.levels[0].logits[0, 0, 0])
 
 
 def make_writers(overlay: bool, logits: bool, order: LabelOrder) -> dict[str, Writer]:
-    """What is written for STEM.jpg: ending after STEM -> writer."""
+    """The files written for STEM.jpg: what follows STEM in the name -> its writer."""
     writers: dict[str, Writer] = {
         ".png": lambda path, parsing: write_mask(path, parsing.mask, order)
     }
@@ -78,9 +78,9 @@ def predict_files(
     writers: dict[str, Writer],
     num_workers: int,
 ) -> Iterator[ValueError | None]:
-    """Writes the files of every picture; yields, per picture, what is wrong with it or None.
+    """Writes the files of every picture; yields, per picture, its error or None.
 
-    Errors come at once and may overtake pictures that are still in a batch.
+    Errors are yielded at once and may overtake pictures that are still in a batch.
     """
     faults: deque[ValueError] = deque()
 
@@ -105,7 +105,7 @@ def predict_files(
 def write_masks(
     parser: Parser, paths: list[Path], output: Path, writers: dict[str, Writer], num_workers: int
 ) -> int:
-    """`predict_files` with a progress bar and a line on each bad picture; how many there were."""
+    """`predict_files` with a progress bar and a line for each bad picture; returns their number."""
     output.mkdir(parents=True, exist_ok=True)
     written = predict_files(parser, paths, output, writers, num_workers)
     bad = 0
@@ -137,7 +137,7 @@ def predict(
         weights: A weights file (.safetensors), or the folder of a run (its best weights).
         output: Folder to write to; not needed with --submission.
         exp: Experiment whose settings replace those stored with the weights.
-        overlay: Also write STEM_overlay.png, the picture under the mask's colours, with a legend.
+        overlay: Also write STEM_overlay.png, the picture blended with its mask, with a legend.
         logits: Also write STEM.npy, float32 [h, w, 19] at the network's resolution.
         label_order: How the masks number the classes.
         submission: Zip of the masks to write, and check, for a challenge's server.
@@ -148,9 +148,9 @@ def predict(
     Returns 1 if a picture could not be read, else 0.
     """
     if logits and test_time.window:
-        raise ValueError("--logits are those of the whole picture; give --logits or --window")
+        raise ValueError("--logits are of the whole picture; give either --logits or --window")
     if submission and label_order != "official":
-        raise ValueError("a submission numbers the classes by the official order")
+        raise ValueError("--submission needs the official classes; leave out --label-order")
     if not (output or submission):
         raise ValueError("give --output FOLDER for the masks, or --submission FILE.zip")
     paths = list(dict.fromkeys(find_images(input)))

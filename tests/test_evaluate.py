@@ -1,7 +1,6 @@
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +8,13 @@ import pytest
 from PIL import Image
 
 from jaxparse import cli, evaluate
-from jaxparse.classes import LABEL_ORDERS, MIRRORED
 from jaxparse.data.images import read_label, write_mask
-from jaxparse.parsing import parser
-from jaxparse.scoring.counts import count, total
+from jaxparse.parsing.parser import Parser, TestTime
+from jaxparse.scoring.counts import Counts, count, total
 from jaxparse.scoring.scores import Scores, joined_scores, picture_f1
 from tests.conftest import Nano
 from tests.faces import SIZES, write_faces
+from tests.parsed import share_program
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +27,7 @@ def command(
     nano: Nano, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, dict, str]]:
     """Runs the command line; its exit code, results.json and what it printed."""
-    step = lambda config: lambda params, batch_stats, image: nano.network(image)  # noqa: E731
-    monkeypatch.setattr(parser, "make_logits_step", step)
+    share_program(monkeypatch, nano)
     output = tmp_path / "results.json"
 
     def run(*flags: object) -> tuple[int, dict, str]:
@@ -44,35 +42,31 @@ def command(
     return run
 
 
-def parsed(nano: Nano, data_dir: Path, **settings: object) -> dict[str, np.ndarray]:
-    """The masks of the network, by file name."""
-    arrays = nano.params, nano.batch_stats
-    network = parser.Parser(nano.config, *arrays, parser.TestTime(**settings))
-    paths = sorted((data_dir / "val" / "images").iterdir())
-    return {path.name: result.mask for path, result in zip(paths, network(paths), strict=True)}
+def counts_of(nano: Nano, data_dir: Path, **settings: object) -> list[Counts]:
+    """Counts of the network's mask of every picture."""
+    parser = Parser(nano.config, nano.params, nano.batch_stats, TestTime(**settings))
+    images, masks = (sorted((data_dir / "val" / name).iterdir()) for name in ("images", "masks"))
+    pairs = zip(masks, parser(images), strict=True)
+    return [count(read_label(mask), parsing.mask) for mask, parsing in pairs]
 
 
 def test_scores_a_network(nano: Nano, command: Callable, data_dir: Path) -> None:
     flags = ("--weights", nano.weights, "--data-dir", data_dir)
     code, written, printed = command("--exp", nano.experiment, *flags)
     assert code == 0
-    masks = parsed(nano, data_dir)
-    counts = total(
-        count(read_label(data_dir / "val" / "masks" / name), mask) for name, mask in masks.items()
-    )
-    assert counts.confusion.sum() == sum(height * (width - 5) for height, width in SIZES)
-    wanted = Scores.of(*counts)
-    assert written["mIoU"] == pytest.approx(100 * wanted.mean_iou, abs=1e-4)
-    assert written["mF1"] == pytest.approx(100 * wanted.summary()["mF1"], abs=1e-4)
-    assert written["BoundaryIoU"]["skin"] == pytest.approx(100 * wanted.boundary_iou[1], abs=1e-4)
-    joined = written["left_right_joined"]["mIoU"]
-    assert joined == pytest.approx(100 * joined_scores(counts.confusion).mean_iou, abs=1e-4)
-    confusions = [
-        count(read_label(data_dir / "val" / "masks" / name), mask).confusion
-        for name, mask in masks.items()
-    ]
-    wanted_f1 = 100 * picture_f1(np.stack(confusions)).mean()
-    assert written["F1_of_pictures"] == pytest.approx(wanted_f1, abs=1e-4)
+    counts = counts_of(nano, data_dir)
+    confusion, boundary = total(counts)
+    assert confusion.sum() == sum(height * (width - 5) for height, width in SIZES)
+    expected = Scores.of(confusion, boundary)
+    f1_of_pictures = picture_f1(np.stack([one.confusion for one in counts])).mean()
+    for found, share in [
+        (written["mIoU"], expected.mean_iou),
+        (written["mF1"], expected.summary()["mF1"]),
+        (written["BoundaryIoU"]["skin"], expected.boundary_iou[1]),
+        (written["left_right_joined"]["mIoU"], joined_scores(confusion).mean_iou),
+        (written["F1_of_pictures"], f1_of_pictures),
+    ]:
+        assert found == pytest.approx(100 * share, abs=1e-4)
     low, high = written["mIoU_interval"]
     assert low < written["mIoU"] < high
     assert (written["pictures"], written["split"]) == (7, "val")
@@ -84,12 +78,9 @@ def test_scores_a_network(nano: Nano, command: Callable, data_dir: Path) -> None
 def test_flip_scores_the_averaged_masks(nano: Nano, command: Callable, data_dir: Path) -> None:
     flags = ("--weights", nano.weights, "--data-dir", data_dir, "--flip")
     code, written, _ = command("--exp", nano.experiment, *flags)
-    masks = parsed(nano, data_dir, flip=True)
-    assert any((mask != parsed(nano, data_dir)[name]).any() for name, mask in masks.items())
-    counts = total(
-        count(read_label(data_dir / "val" / "masks" / name), mask) for name, mask in masks.items()
-    )
-    assert written["mIoU"] == pytest.approx(100 * Scores.of(*counts).mean_iou, abs=1e-4)
+    plain, flipped = (total(counts_of(nano, data_dir, flip=flip)) for flip in (False, True))
+    assert (plain.confusion != flipped.confusion).any()
+    assert written["mIoU"] == pytest.approx(100 * Scores.of(*flipped).mean_iou, abs=1e-4)
     assert (code, written["test_time"]["flip"]) == (0, True)
 
 
@@ -116,7 +107,7 @@ def test_scores_masks_without_a_network(command: Callable, data_dir: Path, masks
 
 
 def test_other_label_orders_are_read_suspected_and_refused(
-    command: Callable, data_dir: Path, masks: Path, tmp_path: Path
+    command: Callable, data_dir: Path, masks: Path
 ) -> None:
     labels = data_dir / "val" / "masks"
     _, official, _ = command("--predictions", masks, "--labels", labels)
@@ -125,7 +116,7 @@ def test_other_label_orders_are_read_suspected_and_refused(
     both = ("--predictions", masks, "--labels", labels)
     code, _, printed = command(*both)
     assert code == 1
-    assert "was written in the order zllrunning, expected official" in printed
+    assert all(word in printed for word in (str(masks), "zllrunning", "official"))
 
     code, written, _ = command(*both, "--prediction-order", "zllrunning")
     assert code == 0
@@ -134,8 +125,8 @@ def test_other_label_orders_are_read_suspected_and_refused(
     for path in masks.iterdir():  # as a tool would that leaves no note in the file
         Image.fromarray(np.asarray(Image.open(path))).save(path)
     code, written, printed = command(*both)
-    assert code == 0 and written["mIoU"] < official["mIoU"] - 20
-    assert "give --prediction-order zllrunning" in printed
+    assert code == 0 and written["mIoU"] < official["mIoU"]
+    assert "--prediction-order zllrunning" in printed
 
 
 def test_a_networks_labels_in_another_order(
@@ -151,37 +142,23 @@ def test_a_networks_labels_in_another_order(
     assert written["IoU"] == official["IoU"]
 
 
-def test_orders_and_mirrors_are_permutations() -> None:
-    for order in LABEL_ORDERS.values():
-        assert sorted(order) == list(range(19))
-    np.testing.assert_array_equal(MIRRORED[MIRRORED], np.arange(19))
-
-
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--data-dir", "DIR"], "DIR/val lacks its folders"),
-        (["--predictions", "DIR"], "--labels"),
-        (["--prediction-order", "facer"], "--predictions"),
+        (["--weights", "WEIGHTS", "--data-dir", "DIR"], ["DIR/val"]),
+        (["--weights", "WEIGHTS", "--predictions", "DIR"], ["--predictions", "--labels"]),
+        (["--labels", "DIR"], ["--predictions", "--labels"]),
+        (["--weights", "WEIGHTS", "--prediction-order", "facer"], ["--predictions"]),
+        ([], ["--weights", "--predictions"]),
     ],
 )
 def test_bad_input_ends_in_one_line(
-    nano: Nano, command: Callable, tmp_path: Path, flags: list[str], words: str
+    nano: Nano, command: Callable, tmp_path: Path, flags: list[str], words: list[str]
 ) -> None:
-    flags = [flag.replace("DIR", str(tmp_path)) for flag in flags]
-    code, written, printed = command("--weights", nano.weights, *flags)
+    def fill(word: str) -> str:
+        return word.replace("WEIGHTS", nano.weights).replace("DIR", str(tmp_path))
+
+    code, written, printed = command(*map(fill, flags))
     assert code == 1 and not written
-    assert words.replace("DIR/", f"{tmp_path}/") in printed
     assert printed.startswith("error: ") and printed.count("\n") == 1
-
-
-def test_pictures_come_with_their_masks(nano: Nano, data_dir: Path) -> None:
-    config = replace(nano.config, data_dir=str(data_dir))
-    source = evaluate.make_source(config, "val")
-    network = parser.Parser(config, nano.params, nano.batch_stats)
-    found = list(evaluate.evaluate_pictures(network, source, num_workers=2))
-    assert [parsing.mask.shape for parsing, _ in found] == SIZES
-    for index, (parsing, counts) in enumerate(found):
-        np.testing.assert_array_equal(parsing.label, source.read(index)[1])
-        wanted = count(parsing.label, parsing.mask)
-        np.testing.assert_array_equal(counts.confusion, wanted.confusion)
+    assert all(fill(word) in printed for word in words)

@@ -16,19 +16,16 @@ def evaluate_pictures(
 ) -> Iterator[tuple[Parsing, Counts]]:
     """The parsing of every picture, or of those at `indices`, and its counts against the mask.
 
-    In order. Threads read ahead and count behind. Raises ValueError for a picture that cannot be
-    read.
+    In order. Threads read the next pictures and count the last ones. Raises ValueError for a
+    picture that cannot be read.
     """
 
     def read(index: int) -> Picture:
         return parser.prepare(*source.read(index))
 
-    def count_one(parsing: Parsing) -> Counts:
-        return count(parsing.label, parsing.mask)
+    def with_counts(parsing: Parsing) -> tuple[Parsing, Counts]:
+        return parsing, count(parsing.label, parsing.mask)
 
     indices = range(len(source)) if indices is None else indices
     pictures = results(read_ahead(read, indices, num_workers))
-    for parsing, counts in read_ahead(count_one, parser.parse(pictures), num_workers):
-        if isinstance(counts, ValueError):
-            raise counts
-        yield parsing, counts
+    return results(read_ahead(with_counts, parser.parse(pictures), num_workers))

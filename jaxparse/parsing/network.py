@@ -15,7 +15,7 @@ from jaxparse.models.segmentor import normalise
 
 
 def highest_class(logits: Array) -> Array:
-    """uint8 [B, H, W] class of the highest logit of [B, C, H, W]; the lowest of equals.
+    """uint8 [B, H, W] class of the highest logit of [B, C, H, W]; ties go to the lowest class.
 
     A chain of compares fuses into one vectorised loop; XLA's argmax does not on a CPU.
     """
@@ -30,8 +30,9 @@ def highest_class(logits: Array) -> Array:
 def predict_label(logits: Array, size: Array, padded: tuple[int, int]) -> Array:
     """Logits [h, w, C] of one picture -> its classes at its own size, uint8 [*padded].
 
-    `size` int32 [2] is the picture's height and width, at most `padded`; pixels outside of it
-    mean nothing. The size is an argument, not a shape: pictures of many sizes share one program.
+    `size` int32 [2] is the picture's height and width, at most `padded`; pixels beyond it are
+    undefined. The size is an argument, not a shape, so that pictures of many sizes share one
+    compiled program. `tiles` does the same with bounded memory, which needs matrices from the host.
     """
     matrices = (
         resize_matrix(i, o, rows)

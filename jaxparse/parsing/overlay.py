@@ -1,4 +1,4 @@
-"""Pictures of masks: in the classes' colours, over the photograph, with a legend, in a grid."""
+"""Pictures of masks: coloured, blended with the photograph, with a legend, in a grid."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -9,7 +9,7 @@ from jaxparse.classes import IGNORE_LABEL, NAMES, NUM_CLASSES, PALETTE
 
 WHITE = 255
 ERROR = (255, 64, 160)  # a pink that no class has and that stands out from dark grey
-LEGEND_LINES = 20  # to the height of the picture: room for all classes
+LEGEND_LINES = 20  # that fit beside the picture: room for all 19 classes
 MIN_LINE = 18  # pixels; smaller text cannot be read
 
 
@@ -28,7 +28,7 @@ def blend(image: np.ndarray, label: np.ndarray) -> np.ndarray:
 def mark_errors(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """The picture uint8 [H, W, 3] in dark grey, pixels that differ from the label in `ERROR`.
 
-    Those with label 255 are neither right nor wrong.
+    Pixels with label 255 are never marked.
     """
     marked = np.repeat(image.mean(-1, keepdims=True) / 2, 3, axis=-1).astype(np.uint8)
     marked[(prediction != label) & (label != IGNORE_LABEL)] = ERROR
@@ -38,7 +38,7 @@ def mark_errors(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) ->
 def legend(classes: Iterable[int], height: int) -> np.ndarray:
     """A white strip, uint8 [≥ height, W, 3]: per class its colour, index and name.
 
-    The text grows with `height`; where that is too low for readable lines, the strip is higher.
+    The text grows with `height`; where it is too small for readable lines, the strip is taller.
     """
     classes = list(classes)
     line = max(MIN_LINE, height // LEGEND_LINES)
@@ -56,7 +56,7 @@ def legend(classes: Iterable[int], height: int) -> np.ndarray:
 
 
 def beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Two pictures in one, tops aligned, white below the lower one: uint8 [H, W1 + W2, 3]."""
+    """Two pictures side by side, tops aligned, white below the shorter: uint8 [H, W1 + W2, 3]."""
     height = max(len(left), len(right))
     padded = [
         np.pad(x, ((0, height - len(x)), (0, 0), (0, 0)), constant_values=WHITE)
@@ -66,24 +66,24 @@ def beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Picture uint8 [H, W, 3] blended with its mask [H, W], at its right a legend.
+    """Picture uint8 [H, W, 3] blended with its mask [H, W], and a legend on its right.
 
-    The legend lists the classes that occur. The picture keeps its size, at the top left.
+    The legend lists the classes that occur. The picture keeps its size and is at the top left.
     """
     return beside(blend(image, label), legend(occurring([label]), len(image)))
 
 
 def occurring(labels: Iterable[np.ndarray]) -> list[int]:
-    """The classes with at least one pixel in any of the masks, ascending; 255 is none."""
+    """The classes with at least one pixel in any of the masks, ascending, without 255."""
     counts = sum(np.bincount(label.ravel(), minlength=IGNORE_LABEL + 1) for label in labels)
     return np.flatnonzero(counts[:NUM_CLASSES]).tolist()
 
 
 def contact_sheet(columns: Mapping[str, Sequence[np.ndarray]], side: int) -> np.ndarray:
-    """A grid under titles: uint8 pictures [H, W, 3] and masks [H, W], one row per picture.
+    """A grid with column titles: uint8 pictures [H, W, 3] and masks [H, W], one row per picture.
 
-    `columns` are titles and as many pictures each; all are fitted into squares of `side` pixels,
-    masks coloured. At the right a legend of the classes that occur in the masks.
+    `columns`: title -> pictures or masks, equally many in each. All are fitted into squares of
+    `side` pixels, masks coloured. On the right is a legend of the classes in the masks.
     """
     titles = [title_line(title, side) for title in columns]
     rows = [np.concatenate(titles, axis=1)]
@@ -95,7 +95,7 @@ def contact_sheet(columns: Mapping[str, Sequence[np.ndarray]], side: int) -> np.
 
 
 def title_line(text: str, width: int) -> np.ndarray:
-    """A white line, uint8 [MIN_LINE, width, 3], with the text in its middle."""
+    """White, uint8 [MIN_LINE, width, 3], with the text in the middle."""
     strip = Image.new("RGB", (width, MIN_LINE), "white")
     font = ImageFont.load_default(0.7 * MIN_LINE)
     ImageDraw.Draw(strip).text((width / 2, MIN_LINE / 2), text, "black", font, anchor="mm")
@@ -103,7 +103,7 @@ def title_line(text: str, width: int) -> np.ndarray:
 
 
 def fit(cell: np.ndarray, side: int) -> np.ndarray:
-    """The picture or mask within uint8 [side, side, 3], white around it."""
+    """The picture or coloured mask, resized into uint8 [side, side, 3] and padded with white."""
     is_mask = cell.ndim == 2
     picture = Image.fromarray(colourise(cell) if is_mask else cell)
     method = Image.Resampling.NEAREST if is_mask else Image.Resampling.BILINEAR

@@ -9,8 +9,8 @@
     True
     >>> result.save("mask.png")
 
-The network sees a picture whole, resized to its input size, or in windows at the picture's own
-resolution; at one scale or several; with its mirror image or without. Probabilities are averaged.
+The network sees the whole picture, resized to its input size, or windows at the picture's own
+resolution; at one scale or several; with or without the mirror image. Probabilities are averaged.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -69,6 +69,8 @@ class TestTime:
             raise ValueError(f"scales are {self.scales}; give one or more, each between 0.1 and 4")
         if self.window and self.window < 32:
             raise ValueError(f"window is {self.window}; it must be at least 32 pixels, or 0")
+        if self.stride and not self.window:
+            raise ValueError(f"stride is {self.stride} without a window; give the window as well")
         if not 0 <= self.stride <= self.window:
             raise ValueError(
                 f"stride is {self.stride}; it must be at most the window, {self.window} pixels, "
@@ -80,19 +82,19 @@ NO_TEST_TIME = TestTime()
 
 
 class Picture(NamedTuple):
-    """A picture as the network takes it."""
+    """A picture prepared for the network."""
 
     source: PictureLike
-    images: list[np.ndarray]  # uint8 [S, S, 3], or the picture at every scale to cut windows from
+    images: list[np.ndarray]  # one uint8 [S, S, 3]; with windows, the picture at every scale
     size: tuple[int, int]  # its own (height, width)
     label: np.ndarray | None = None  # its true mask, for the caller
 
 
 class Parsing:
-    """What the network made of a picture.
+    """The network's result for one picture.
 
-    `mask` is uint8 [H, W] with the classes 0..18, at the picture's own size. Keeps the logits, at
-    the network's resolution: some 9 MB a megapixel in windows, 1 MB for a picture as a whole.
+    `mask` is uint8 [H, W] with the classes 0..18, at the picture's own size. The logits are kept at
+    the network's resolution: about 1 MB for a whole picture, 9 MB per megapixel with windows.
     """
 
     def __init__(self, picture: Picture, levels: Sequence[Level]) -> None:
@@ -103,18 +105,18 @@ class Parsing:
         self.mask = assemble(self.levels, self.size, tile_classes)
 
     def probability(self, name: str) -> np.ndarray:
-        """float32 [H, W], 0..1: the probability of the class of that name."""
+        """float32 [H, W], 0..1: the probability of one class, by its name."""
         if name not in NAMES:
             raise ValueError(f"there is no class {name}; there are: {', '.join(NAMES)}")
         compute = partial(tile_probability, index=NAMES.index(name))
         return assemble(self.levels, self.size, compute)
 
     def confidence(self) -> np.ndarray:
-        """float32 [H, W], 0..1: the probability of the class that the mask has."""
+        """float32 [H, W], 0..1: the probability of the predicted class at every pixel."""
         return assemble(self.levels, self.size, tile_confidence)
 
     def area(self) -> dict[str, float]:
-        """The share of the picture, 0..1, that each class covers, of those that occur."""
+        """Class name -> its share of the picture, 0..1, for the classes that occur."""
         pixels = np.bincount(self.mask.ravel(), minlength=NUM_CLASSES)
         return {
             name: float(number / self.mask.size)
@@ -123,11 +125,11 @@ class Parsing:
         }
 
     def overlay(self) -> Image.Image:
-        """The picture under the mask's colours, with a legend at its right."""
+        """The picture blended with the mask's colours, with a legend on its right."""
         return Image.fromarray(overlay(np.asarray(as_picture(self.source)), self.mask))
 
     def save(self, path: str | Path) -> None:
-        """Writes the mask as a palette PNG whose indices are the classes."""
+        """Writes the mask as a palette PNG of class indices."""
         if Path(path).suffix.lower() != ".png":
             raise ValueError(f"masks are PNG files: {path} must end in .png")
         write_mask(Path(path), self.mask)
@@ -167,7 +169,7 @@ class Parser:
         config, *arrays = load_network(weights)
         return cls(replace(config, batch_size=batch_size), *arrays, test_time)
 
-    def __call__(self, pictures: PictureLike | Sequence[PictureLike]) -> "Parsing | list[Parsing]":
+    def __call__(self, pictures: PictureLike | Sequence[PictureLike]) -> Parsing | list[Parsing]:
         """The parsing of a picture (a path, a PIL image or an array), or of each of several.
 
         Raises ValueError if one cannot be read.

@@ -1,8 +1,8 @@
 """From logits to pixels: upsampling tile by tile, windows, scales and mirror images averaged.
 
-However large a picture, no more than a tile of its 19 probability maps exists at a time; pictures
-of all sizes share the compiled programs. Averaging probabilities over scales and mirror images is
-mmsegmentation's; it exchanges no classes for the mirrored picture, which this does.
+However large the picture, only one tile of its 19 probability maps exists at a time, and pictures
+of all sizes share the compiled programs. Probabilities are averaged over scales and mirror images
+as in mmsegmentation; unlike there, left and right classes are exchanged in the mirror image.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -39,9 +39,9 @@ def window_starts(length: int, window: int, stride: int) -> tuple[int, ...]:
 
 
 class Level(NamedTuple):
-    """What the network made of a picture at one scale, in R × K windows."""
+    """The network's logits of a picture at one scale, in R × K windows."""
 
-    logits: Array  # float32 [R, K, F, h, w, C]; of F = 2 the second is of the mirrored window
+    logits: Array  # float32 [R, K, F, h, w, C]; if F = 2, the second is the mirrored window's
     rows: tuple[int, ...]  # [R] where windows begin, in pixels of the picture at that scale
     columns: tuple[int, ...]  # [K]
     window: tuple[int, int]  # (height, width) of each
@@ -49,18 +49,18 @@ class Level(NamedTuple):
 
 
 class Side(NamedTuple):
-    """What a tile takes on one axis from the windows that reach into it."""
+    """How a tile is upsampled on one axis, from the N windows that reach into it."""
 
-    starts: Array  # int32 [N, F], the first of the cells of the logits that matter
-    matrices: Array  # float32 [N, F, TILE, cells]: from these cells to the tile's pixels
+    starts: Array  # int32 [N, F], the first of the window's logits that the tile needs
+    matrices: Array  # float32 [N, F, TILE, cells]: from these `cells` logits to the tile's pixels
 
 
 # (logits [R, K, F, h, w, C], rows, columns) of the windows of a Level that reach into a tile.
 Part: TypeAlias = tuple[Array, Side, Side]
 
 
-def _is_plain(parts: Sequence[Part]) -> bool:
-    """Whether there is nothing to average: the highest logit is then the highest probability."""
+def _is_single(parts: Sequence[Part]) -> bool:
+    """Whether there is nothing to average: then the highest logit has the highest probability."""
     return len(parts) == 1 and parts[0][0].shape[:3] == (1, 1, 1)
 
 
@@ -85,7 +85,7 @@ def _probabilities(parts: Sequence[Part]) -> Array:
         if len(logits) == 2:
             mirrored = jax.nn.softmax(_upsample(logits, rows, columns, 1), axis=0)
             shown = (shown + mirrored[MIRRORED]) / 2
-        # Rows of pixels outside of the window are zero, within they sum to 1.
+        # A pixel's row of the matrix is zero outside the window and sums to 1 inside.
         rows, columns = (side.matrices[0].sum(-1) > 0.5 for side in (rows, columns))
         inside = rows[:, None] & columns
         return (total[0] + jnp.where(inside, shown, 0), total[1] + inside), None
@@ -107,7 +107,7 @@ def _probabilities(parts: Sequence[Part]) -> Array:
 @jax.jit
 def tile_classes(parts: Sequence[Part]) -> Array:
     """uint8 [TILE, TILE]."""
-    if _is_plain(parts):
+    if _is_single(parts):
         logits, rows, columns = parts[0]
         first = (Side(*(x[0] for x in side)) for side in (rows, columns))
         return highest_class(_upsample(logits[0, 0], *first, 0)[None])[0]
@@ -129,9 +129,9 @@ def tile_confidence(parts: Sequence[Part]) -> Array:
 def window_matrix(in_size: int, start: int, window: int, total: int, out_size: int) -> np.ndarray:
     """Bilinear resizing of a window on one axis as a matrix float64 [out_size, in_size].
 
-    The window begins at `start` of `total` pixels, its logits are `in_size`, the picture is
-    `out_size`. Rows of pixels outside of the window are zero. A window on everything gives
-    `resize.resize_matrix`.
+    The window covers `window` of the picture's `total` pixels at that scale, from `start` on, and
+    has `in_size` logits; the whole picture is resized to `out_size` pixels. Rows of pixels outside
+    the window are zero. A window over the whole picture gives `resize.resize_matrix`.
     """
     places = (np.arange(out_size) + 0.5) * (total / out_size) - start
     weights = linear_weights(places * (in_size / window) - 0.5, in_size)
@@ -142,11 +142,10 @@ def window_matrix(in_size: int, start: int, window: int, total: int, out_size: i
 def _axis(
     in_size: int, starts: tuple[int, ...], window: int, total: int, out_size: int, flip: bool
 ) -> list[tuple[int, int, Side]]:
-    """Per tile of an axis: the first and the last + 1 of the windows that reach it, and its Side.
+    """Per tile of an axis: the windows that reach it, from first to end - 1, and its Side.
 
-    Tiles with equal numbers of windows and cells share a compiled program. The mirrored window
-    takes the tile's pixels from the other end of the mirrored picture, so that they are those of a
-    picture that is mirrored.
+    Tiles with equal numbers of windows and cells share a compiled program. The matrices of mirrored
+    windows mirror the pixels back.
     """
     tiles = -(-out_size // TILE)
     # [N, out_size, in_size], in pixels of the picture at its scale.
@@ -163,20 +162,20 @@ def _axis(
     # Keep only the nonzero columns, rounded up to a multiple of 8, so that pictures of all sizes
     # share programs.
     used = stacked.any(3)  # [N, F, tiles, in_size]
-    starts = used.argmax(-1)
-    widest = (in_size - used[..., ::-1].argmax(-1) - starts)[used.any(-1)].max()
+    lowest = used.argmax(-1)
+    widest = (in_size - used[..., ::-1].argmax(-1) - lowest)[used.any(-1)].max()
     cells = min(in_size, -(-int(widest) // 8) * 8)
-    starts = np.minimum(starts, in_size - cells).astype(np.int32)
-    wanted = starts[..., None] + np.arange(cells)
-    stacked = np.take_along_axis(stacked, wanted[:, :, :, None], 4)
+    lowest = np.minimum(lowest, in_size - cells).astype(np.int32)
+    kept = lowest[..., None] + np.arange(cells)
+    stacked = np.take_along_axis(stacked, kept[:, :, :, None], 4)
     return [
-        (first, end, jax.device_put(Side(starts[first:end, :, tile], stacked[first:end, :, tile])))
+        (first, end, jax.device_put(Side(lowest[first:end, :, tile], stacked[first:end, :, tile])))
         for tile, (first, end) in enumerate(ranges)
     ]
 
 
 def _tiles(levels: Sequence[Level], size: tuple[int, int]) -> Iterator[Iterator[list[Part]]]:
-    """The parts of each tile of a picture, in rows of tiles, cut out as they are asked for."""
+    """The parts of each tile of a picture, in rows of tiles, each cut out when asked for."""
     axes = []
     for level in levels:
         views, height, width = level.logits.shape[2:5]
@@ -199,10 +198,10 @@ def _tiles(levels: Sequence[Level], size: tuple[int, int]) -> Iterator[Iterator[
 def assemble(
     levels: Sequence[Level], size: tuple[int, int], compute: Callable[[Sequence[Part]], Array]
 ) -> np.ndarray:
-    """[*size] of what `compute` makes of each tile: tile_classes, tile_confidence, …"""
+    """The picture [*size], tile by tile, from `compute`: tile_classes, tile_confidence, …"""
     whole = all(level.logits.shape[:2] == (1, 1) for level in levels)
-    # Of windows, what a tile needs is cut out: one at a time, or it would pile up before the
-    # device.
+    # With windows, every tile has a copy of the logits it needs: wait for each tile, or the copies
+    # pile up on the device.
     fetch = (lambda tile: tile) if whole else jax.device_get
     tiles = [[fetch(compute(parts)) for parts in row] for row in _tiles(levels, size)]
     return np.block(jax.device_get(tiles))[: size[0], : size[1]]

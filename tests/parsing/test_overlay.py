@@ -13,6 +13,11 @@ from jaxparse.parsing.overlay import (
 )
 
 
+def classes_in(strip: np.ndarray) -> set[int]:
+    """Those whose colours a legend shows; without 0, which is black, as is the text."""
+    return {index for index in range(1, 19) if (strip == PALETTE[index]).all(-1).any()}
+
+
 def test_colourise_takes_the_palette_and_white_for_ignored() -> None:
     label = np.array([[*range(19), 255]], np.uint8)
     colours = colourise(label)
@@ -43,22 +48,23 @@ def test_overlay_holds_the_blended_picture_and_a_legend(shape: tuple[int, int]) 
     result = overlay(image, label)
     np.testing.assert_array_equal(result[:height, :width], blend(image, label))
     assert (result[height:, :width] == 255).all()
-    colours = {tuple(colour) for colour in result[:, width:].reshape(-1, 3).tolist()}
-    present = {i for i in range(1, 19) if tuple(PALETTE[i].tolist()) in colours}
-    assert present == {3, 13}  # 0 is black, as is the text
+    assert classes_in(result[:, width:]) == {3, 13}
 
 
 @pytest.mark.parametrize("height", [1, 64, 512, 3000])
 def test_legend_fits_all_classes_and_is_readable(height: int) -> None:
     strip = legend(range(19), height)
-    line = max(18, height // 20)
-    assert len(strip) == max(height, 19 * line)
-    for index in range(19):
-        row = strip[index * line : (index + 1) * line]
-        np.testing.assert_array_equal(row[line // 2, line // 2], PALETTE[index])
-        inked = np.flatnonzero((row[:, line:] < 128).any((1, 2)))
-        assert 7 <= np.ptp(inked) + 1 <= line  # high enough to read, within its line
-        assert (row[:, -1] == 255).all()  # ends before the edge
+    assert len(strip) >= height
+    end_of_last = 0
+    for index in range(1, 19):  # 0 is black, as is the text
+        rows, columns = np.nonzero((strip == PALETTE[index]).all(-1))
+        first, end = rows.min(), rows.max() + 1
+        assert first > end_of_last  # one below the other
+        text = strip[first:end, columns.max() + 2 :]
+        inked = np.flatnonzero((text < 128).any((1, 2)))
+        assert np.ptp(inked) + 1 >= 7  # high enough to read
+        assert (strip[first:end, -1] == 255).all()  # ends before the edge
+        end_of_last = end
 
 
 def test_legend_gives_each_class_its_own_text() -> None:
@@ -67,25 +73,25 @@ def test_legend_gives_each_class_its_own_text() -> None:
 
 
 def test_legend_of_no_class_is_white() -> None:
-    assert (
-        overlay(np.zeros((9, 9, 3), np.uint8), np.full((9, 9), 255, np.uint8))[:, 9:] == 255
-    ).all()
+    result = overlay(np.zeros((9, 9, 3), np.uint8), np.full((9, 9), 255, np.uint8))
+    assert (result[:, 9:] == 255).all()
 
 
 def test_contact_sheet_places_pictures_and_masks_in_a_grid() -> None:
     images = [np.full((64, 64, 3), 10 * i, np.uint8) for i in range(2)]
     masks = [np.full((64, 64), 1, np.uint8), np.full((32, 64), 17, np.uint8)]
     sheet = contact_sheet({"picture": images, "truth": masks}, side=64)
-    first, second = sheet[18:82], sheet[82:146]
+    titles, first, second = np.split(sheet, [len(sheet) - 128, len(sheet) - 64])
     assert (first[:, :64] == 0).all() and (second[:, :64] == 10).all()
     assert (first[:, 64:128] == PALETTE[1]).all()
     assert (second[16:48, 64:128] == PALETTE[17]).all()
     assert (second[:16, 64:128] == 255).all()  # a mask of another shape is not stretched
-    assert (sheet[:18, :128] < 128).any((0, 2))[[32, 96]].any()  # titles in the middle
-    np.testing.assert_array_equal(sheet[9, 128 + 9], PALETTE[1])
+    for column in (titles[:, :64], titles[:, 64:128]):
+        assert (column < 128).any()
+    assert classes_in(sheet[:, 128:]) == {1, 17}
 
 
 def test_contact_sheet_refuses_columns_of_unequal_length() -> None:
     image = np.zeros((4, 4, 3), np.uint8)
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError):
         contact_sheet({"a": [image, image], "b": [image]}, side=64)
