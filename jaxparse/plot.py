@@ -1,8 +1,8 @@
-"""Curves of runs, only from their metrics.jsonl: finished, stopped or running.
+"""Curves of finished, stopped or running runs, from their metrics.jsonl only.
 
     python -m jaxparse.plot runs/swin_t runs/swin_b --output curves.png
 
-Loss, learning rate, the three figures of each evaluation, and IoU per class at the best one.
+Loss, learning rate, mIoU, mAcc and aAcc of each evaluation, and IoU per class at the best one.
 """
 
 import time
@@ -23,7 +23,7 @@ DPI = 150  # pixels per inch of a .png
 
 
 def read_changes(folders: list[Path], seconds: float) -> Iterator[list[Run]]:
-    """The runs now, and again whenever they have changed when looked at every `seconds`."""
+    """The runs now, then again after every change; looks at them every `seconds`."""
     before = None
     while True:
         runs = read_runs(folders)
@@ -34,7 +34,7 @@ def read_changes(folders: list[Path], seconds: float) -> Iterator[list[Run]]:
 
 
 def save(figure: Figure, output: Path) -> None:
-    """Writes the figure in the format of the suffix. Raises ValueError if it cannot."""
+    """Writes the figure in the format of the suffix."""
     try:
         with atomic_path(output) as temporary:
             figure.savefig(temporary, format=output.suffix[1:].lower(), dpi=DPI)
@@ -51,20 +51,20 @@ def plot(
     smooth: float | None = None,
     live: float | None = None,
 ) -> None:
-    """Draws loss, learning rate, mIoU, mAcc, aAcc and IoU per class of runs as one figure.
+    """Draws loss, learning rate, mIoU, mAcc, aAcc and IoU per class of runs in one figure.
 
     Args:
         runs: Folders of runs, finished or running.
         output: File to write: .png, .pdf or .svg.
         smooth: Steps over which the loss is averaged, 0 for none; default: 1/50 of the longest run.
-        live: Seconds between looks at the runs, to redraw them until Ctrl-C; default: draw once.
+        live: Redraw until Ctrl-C, looking for new rows every so many seconds; default: draw once.
     """
     if output.suffix.lower() not in FORMATS:
-        raise ValueError(f"--output {output} does not end in one of {', '.join(FORMATS)}; add it")
+        raise ValueError(f"--output {output} must end in one of {', '.join(FORMATS)}")
     if not (smooth is None or smooth >= 0) or not (live is None or live > 0):
         raise ValueError(f"--smooth {smooth}, --live {live}: give steps ≥ 0 and seconds > 0")
     if live is not None:
-        print(f"redrawing {output} whenever a run has new rows; Ctrl-C ends it", flush=True)
+        print(f"redrawing {output} whenever a run has new rows; stop with Ctrl-C", flush=True)
         with suppress(KeyboardInterrupt):
             for drawn in read_changes(runs, live):
                 save(draw(drawn, smooth), output)

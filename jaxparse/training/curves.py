@@ -12,9 +12,9 @@ SIZE = (11, 8)  # inches
 
 
 def centred_mean(steps: np.ndarray, values: np.ndarray, span: float) -> np.ndarray:
-    """[N] mean of the values within span / 2 steps of each step; at the ends of those there are.
+    """[N] mean of the values within span / 2 steps of each step; fewer values at the ends.
 
-    An exponential mean would lag behind, and depend on how often a run was logged.
+    An exponential mean would lag behind and depend on how often a run was logged.
     """
     first = np.searchsorted(steps, steps - span / 2, side="left")
     after = np.searchsorted(steps, steps + span / 2, side="right")
@@ -23,15 +23,15 @@ def centred_mean(steps: np.ndarray, values: np.ndarray, span: float) -> np.ndarr
 
 
 def describe(run: Run) -> str:
-    """The run's text in the legend."""
+    """The run's line in the legend."""
     if not (best := best_row(run)):
         return f"{run.label}: no evaluation yet"
-    lacks = "" if np.isfinite(class_ious(best)).any() else "; no IoU per class logged"
-    return f"{run.label}: best mIoU {100 * best['val/mIoU']:.2f} % at step {best['step']:,}{lacks}"
+    note = "" if np.isfinite(class_ious(best)).any() else "; no IoU per class logged"
+    return f"{run.label}: best mIoU {100 * best['val/mIoU']:.2f} % at step {best['step']:,}{note}"
 
 
 def style_panel(axes: Axes, title: str, empty: str = "") -> None:
-    """`empty` says why there is nothing to see."""
+    """Title, grid and colours of a panel; `empty` is written in it when nothing is drawn."""
     axes.set_title(title, fontsize=10, loc="left")
     axes.tick_params(labelsize=9, color="0.7")
     axes.grid(axis="y", color="0.9")
@@ -44,7 +44,7 @@ def style_panel(axes: Axes, title: str, empty: str = "") -> None:
 
 
 def draw_curves(axes: Axes, title: str, runs: list[Run], name: str, span: float = 0) -> None:
-    """A line per run; with a `span` (steps) that of the centred mean, and a thin one as logged."""
+    """A line per run; with a `span` (steps), its centred mean, and a thin line of the values."""
     evaluations = name.startswith("val/")
     curves = [series(run, name) for run in runs]
     for run, (steps, values) in zip(runs, curves, strict=True):
@@ -64,7 +64,7 @@ def draw_curves(axes: Axes, title: str, runs: list[Run], name: str, span: float 
 
 
 def draw_classes(axes: Axes, title: str, runs: list[Run]) -> None:
-    """A group of bars per class, a bar per run that logged them."""
+    """A group of bars per class, with a bar per run that logged IoU per class."""
     ious = {run.colour: class_ious(best_row(run)) for run in runs}
     ious = {colour: values for colour, values in ious.items() if np.isfinite(values).any()}
     width, places = 0.8 / max(len(ious), 1), np.arange(len(NAMES))
@@ -79,7 +79,7 @@ def draw_classes(axes: Axes, title: str, runs: list[Run]) -> None:
 
 
 def draw(runs: list[Run], smooth: float | None = None) -> Figure:
-    """All panels; the loss as its mean over `smooth` steps, by default 1/50 of the longest run."""
+    """All panels. The loss is averaged over `smooth` steps, by default 1/50 of the longest run."""
     last = max((row["step"] for run in runs for row in run.rows), default=0)
     span = last / 50 if smooth is None else smooth
     figure = Figure(SIZE, layout="constrained")
