@@ -1,1 +1,1 @@
-"""One page on a run: `python -m jaxparse.report`."""
+"""One page on a network: `python -m jaxparse.report`."""

@@ -1,8 +1,8 @@
-"""One page on a network: its run, its scores, what it gets wrong, which masks look wrong.
+"""One page on a network: its run, its scores, its errors, and masks that look wrong.
 
     python -m jaxparse.report --weights FILE_OR_RUN --data-dir DIR
 
-report.html contains all that it shows and opens anywhere, offline; it has no scripts.
+report.html embeds everything it shows: it opens anywhere, offline, and has no scripts.
 """
 
 from collections.abc import Iterator
@@ -41,13 +41,13 @@ from jaxparse.training.curves import draw
 from jaxparse.training.logs import Run, read_runs
 from jaxparse.weights.files import find_weights, load_network, read_weights
 
-MIRRORED_FROM = 0.5  # of the votes; of 110 real masks 7 had 1.0, one 0.33, all others 0.0
+MIRRORED_FROM = 0.5  # share of the votes; of 110 real masks 7 had 1.0, one 0.33, the others 0.0
 
 Source = FolderSource | SyntheticSource
 
 
-def survey(parser: Parser, source: Source, num_workers: int) -> Survey:
-    """Parses every picture of the source. Raises ValueError for one that cannot be read."""
+def survey_pictures(parser: Parser, source: Source, num_workers: int) -> Survey:
+    """Parses and scores every picture of the source, with a progress bar."""
     counts, weights = [], []
     evaluated = evaluate_pictures(parser, source, num_workers)
     for parsing, counted in cli.track(evaluated, len(source), "evaluating"):
@@ -57,15 +57,15 @@ def survey(parser: Parser, source: Source, num_workers: int) -> Survey:
     return Survey([source.name(i) for i in range(len(source))], counts, np.stack(weights))
 
 
-def shown_as(test_time: TestTime) -> str:
+def describe(test_time: TestTime) -> str:
     """The test-time augmentation, in words."""
-    changed = {k: v for k, v in vars(test_time).items() if v != getattr(NO_TEST_TIME, k)}
-    settings = (f"{name} {value}" for name, value in changed.items())
+    changed = vars(test_time).items() - vars(NO_TEST_TIME).items()
+    settings = (f"{name} {value}" for name, value in sorted(changed))
     return ", ".join(settings) or "no test-time augmentation"
 
 
 def draw_panels(parser: Parser, source: Source, indices: list[int]) -> Iterator[tuple[int, Html]]:
-    """The panels of some pictures, which are read and parsed again."""
+    """The index and panels of some pictures, which are read and parsed again."""
     pictures = (parser.prepare(*source.read(index)) for index in indices)
     for index, parsing in zip(indices, parser.parse(pictures), strict=True):
         image = np.asarray(parsing.source)
@@ -73,27 +73,26 @@ def draw_panels(parser: Parser, source: Source, indices: list[int]) -> Iterator[
 
 
 def sections(
-    found: Survey, parser: Parser, source: Source, run: Run, pictures: int
+    survey: Survey, parser: Parser, source: Source, run: Run, pictures: int
 ) -> dict[str, Html]:
-    """The sections on the pictures, by heading."""
-    shares = mirrored_shares(found.weights)
+    """Heading -> section, of all sections on the pictures."""
+    shares = mirrored_shares(survey.weights)
     mirrored = [i for i in np.argsort(-shares, kind="stable").tolist() if shares[i] > MIRRORED_FROM]
-    shown = galleries(found, mirrored, pictures)
-    wanted = sorted({index for gallery in shown.values() for index in gallery.remarks})
-    drawn = draw_panels(parser, source, wanted)
-    drawn = dict(cli.track(drawn, len(wanted), "drawing"))
-    confusion, boundary = total(found.counts)
-    result = Scores.of(confusion, boundary)
+    shown = galleries(survey, mirrored, pictures)
+    indices = sorted({index for gallery in shown.values() for index in gallery.remarks})
+    drawn = dict(cli.track(draw_panels(parser, source, indices), len(indices), "drawing"))
+    confusion, boundary = total(survey.counts)
+    scores = Scores.of(confusion, boundary)
     alt = "Confusion matrix: a row per label, a column per prediction, in percent of the label"
     content = {
-        "Scores": summary(found, result, mirrored),
-        "Classes": class_table(result, confusion, run),
+        "Scores": summary(survey, scores, mirrored),
+        "Classes": class_table(scores, confusion, run),
         "Confusion": chart(draw_confusion(confusion), alt),
     }
-    content |= {heading: gallery.html(found, drawn) for heading, gallery in shown.items()}
+    content |= {heading: gallery.html(survey, drawn) for heading, gallery in shown.items()}
     content["Worst pictures"] = join([class_legend(), content["Worst pictures"]])
     if mirrored:
-        parts = mirrored_table(found, mirrored), content["Mirrored masks"]
+        parts = mirrored_table(survey, mirrored), content["Mirrored masks"]
         content["Mirrored masks"] = join(parts)
     return content
 
@@ -112,12 +111,13 @@ def report(
     """Writes one page on a network: scores, curves of its run, errors, suspicious masks.
 
     Args:
-        weights: A run's folder (its best weights), or a weights file (.safetensors).
+        weights: A run's folder (its best weights), or a weights file (.safetensors), which has no
+            curves.
         data_dir: Folder with val/, or `synthetic`; default: as in the run.
-        split: Pictures to look at.
+        split: Pictures to report on.
         label_order: How the masks number the classes; default: as in the run.
-        output: File to write; default: report.html in the run's folder, without a run here.
-        pictures: How many to show of the worst, the best and each kind of suspicious masks.
+        output: File to write; default: report.html in the run's folder, or here without a run.
+        pictures: How many to show of the worst, of the best and of each kind of suspicious masks.
         batch_size: Pictures, or windows, per call of the network; default: as in the run.
         num_workers: Threads that decode pictures; default: as in the run.
     """
@@ -125,30 +125,31 @@ def report(
         raise ValueError(f"--pictures is {pictures}; give at least 1")
     config, *arrays = load_network(weights)
     path = find_weights(weights)
-    run = read_runs([Path(weights)])[0] if Path(weights).is_dir() else Run(path.stem, "", [])
-    given = {
+    is_run = Path(weights).is_dir()
+    run = read_runs([Path(weights)])[0] if is_run else Run(path.stem, "", [])
+    changes = {
         "data_dir": data_dir,
         "label_order": label_order,
         "batch_size": batch_size,
         "num_workers": num_workers,
     }
-    here = override(config, given)
-    source = make_source(here, split)
-    parser = Parser(here, *arrays, test_time)
-    found = survey(parser, source, here.num_workers)
-    content = sections(found, parser, source, run, pictures)
+    settings = override(config, changes)
+    source = make_source(settings, split)
+    parser = Parser(settings, *arrays, test_time)
+    survey = survey_pictures(parser, source, settings.num_workers)
+    content = sections(survey, parser, source, run, pictures)
     origin = read_weights(path)[1]["source"]
     about = element(
         "p",
-        f"Weights {path.name} ({origin}) on the {len(source)} pictures of {here.data_dir}, "
-        f"{split}; {shown_as(test_time)}.",
+        f"Weights {path.name} ({origin}) on the {len(source)} pictures of {settings.data_dir}, "
+        f"{split}; {describe(test_time)}.",
         class_="soft",
     )
     if run.rows:
-        curves = chart(draw([run]), "Curves of loss, learning rate and scores while training")
+        curves = chart(draw([run]), "Loss, learning rate and scores during training")
         content = {"Scores": content.pop("Scores"), "Curves": curves} | content
     content["Recipe"] = join([recipe(config), parameters(parameter_counts(arrays[0]))])
-    output = output or (Path(weights) if run.rows else Path()) / "report.html"
+    output = output or Path(weights if is_run else ".") / "report.html"
     with atomic_path(output) as temporary:
         temporary.write_text(page(run.label, content, about), encoding="utf-8")
     print(f"written to {output}")

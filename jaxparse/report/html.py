@@ -1,4 +1,4 @@
-"""A page of HTML in one file: elements that escape their text, pictures within the page."""
+"""A page of HTML in one file: elements that escape their text, embedded pictures."""
 
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ from io import BytesIO
 from matplotlib.figure import Figure
 from PIL import Image
 
-VOID = ("img", "meta")  # elements that have no end
+VOID = ("img", "meta")  # elements without an end tag
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #5b6675; --line: #d5dae1;
@@ -62,7 +62,7 @@ tbody th, .legend span { white-space: nowrap; }
 
 
 class Html(str):
-    """Text that already is markup; plain strings are escaped."""
+    """Markup, like markupsafe.Markup: what is not Html is text and gets escaped."""
 
 
 def element(tag: str, /, *content: str, **attributes: str) -> Html:
@@ -73,20 +73,18 @@ def element(tag: str, /, *content: str, **attributes: str) -> Html:
 
 
 def join(parts: Iterable[str]) -> Html:
-    """All parts; plain strings are escaped."""
+    """The parts one after another; plain strings are escaped."""
     return Html("".join(p if isinstance(p, Html) else escape(p) for p in parts))
 
 
 def table(
     caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], foot: Sequence[str] = ()
 ) -> Html:
-    """Cells are text, or elements td. The first of each row is its heading."""
+    """The first of each row is its heading; the others are text, or Html with its own <td>."""
 
     def line(cells: Sequence[str]) -> Html:
         first, *others = cells
-        cells = (
-            c if c.startswith("<td") and isinstance(c, Html) else element("td", c) for c in others
-        )
+        cells = (cell if isinstance(cell, Html) else element("td", cell) for cell in others)
         return element("tr", element("th", first, scope="row"), *cells)
 
     return element(
@@ -106,7 +104,7 @@ def chart(figure: Figure, alt: str) -> Html:
 
 
 def picture(image: Image.Image, alt: str, lossless: bool) -> Html:
-    """The picture as PNG (`lossless`: for few colours), or else as JPEG."""
+    """The picture as PNG if `lossless` (best for few colours), else as JPEG."""
     file = BytesIO()
     kind = "png" if lossless else "jpeg"
     image.save(file, kind, optimize=True, quality=85)
@@ -119,7 +117,7 @@ def _data_uri(kind: str, content: bytes) -> str:
 
 
 def page(title: str, sections: dict[str, Html], top: Html) -> str:
-    """A whole page: `top`, and each section under its heading, with links to them."""
+    """The whole page: `top`, then each section under its heading, with links to the headings."""
     links = [element("a", heading, href=f"#{number}") for number, heading in enumerate(sections, 1)]
     parts = [
         element("section", element("h2", heading, id=str(number)), content)

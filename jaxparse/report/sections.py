@@ -1,4 +1,4 @@
-"""What the page of `report` shows, section by section."""
+"""The sections of a report's page."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -17,16 +17,16 @@ from jaxparse.scoring.counts import Counts
 from jaxparse.scoring.scores import Scores, bootstrap_interval, ious, joined_scores, mean_ious
 from jaxparse.training.logs import Run, series
 
-SIDE = 240  # pixels of the pictures' longer side
-SHOWN_ERRORS = 3  # classes, and pairs of classes, named for a picture
+SIDE = 240  # longer side of the pictures shown, in pixels
+SHOWN_ERRORS = 3  # classes, and pairs of classes, that a picture's text names
 
 
 class Survey(NamedTuple):
-    """What is known of N pictures: only numbers, so that thousands fit into memory."""
+    """Scores of N pictures: no pixels, so that thousands of pictures fit into memory."""
 
     names: list[str]
     counts: list[Counts]
-    weights: np.ndarray  # float32 [N, 19, 19], of suspects.weigh
+    weights: np.ndarray  # float32 [N, 19, 19] of suspects.weigh
 
     @property
     def confusions(self) -> np.ndarray:
@@ -34,8 +34,8 @@ class Survey(NamedTuple):
         return np.stack([counts.confusion for counts in self.counts])
 
 
-def percent(share: float, sign: str = "") -> str:
-    """0..1 -> 12.34, with `sign` "+" also a plus; NaN is a dash."""
+def in_percent(share: float, sign: str = "") -> str:
+    """0.1234 -> 12.34, or +12.34 with `sign` "+"; NaN is a dash."""
     return "–" if np.isnan(share) else f"{100 * share:{sign}.2f}"
 
 
@@ -45,7 +45,7 @@ def readable(index: int) -> str:
 
 
 def swatch(index: int) -> Html:
-    """A class's name beside its colour."""
+    """The class's colour and name."""
     colour = "background:#" + bytes(PALETTE[index].tolist()).hex()
     return join([element("span", class_="swatch", style=colour), readable(index)])
 
@@ -55,31 +55,31 @@ def class_legend() -> Html:
     return element("div", *(element("span", swatch(i)) for i in range(len(NAMES))), class_="legend")
 
 
-def figures(shown: dict[str, tuple[str, str]]) -> Html:
-    """Title -> a figure, and a remark on it."""
+def figures(content: dict[str, tuple[str, str]]) -> Html:
+    """Title -> (figure, remark)."""
     parts = (
         element("div", title, element("b", value), element("span", remark, class_="soft"))
-        for title, (value, remark) in shown.items()
+        for title, (value, remark) in content.items()
     )
     return element("div", *parts, class_="figures")
 
 
-def summary(found: Survey, result: Scores, mirrored: Sequence[int]) -> Html:
+def summary(survey: Survey, scores: Scores, mirrored: Sequence[int]) -> Html:
     """The means over all pictures."""
-    confusions = found.confusions
+    confusions = survey.confusions
     low, high = bootstrap_interval(confusions)
     exchanged = confusions.copy()
     exchanged[mirrored] = exchanged[mirrored][:, MIRRORED]
     exchanged_miou = float(mean_ious(exchanged.sum(0)))
     joined_miou = joined_scores(confusions.sum(0)).mean_iou
-    means = {name: percent(value) for name, value in result.summary().items()}
+    means = {name: in_percent(value) for name, value in scores.summary().items()}
     return figures(
         {
-            "mIoU": (means["mIoU"], f"95 % interval {percent(low)} to {percent(high)}"),
-            "mIoU, left and right joined": (percent(joined_miou), "over 16 classes"),
+            "mIoU": (means["mIoU"], f"95 % interval {in_percent(low)} to {in_percent(high)}"),
+            "mIoU, left and right joined": (in_percent(joined_miou), "over 16 classes"),
             "mIoU, mirrored masks set right": (
-                percent(exchanged_miou),
-                f"{len(mirrored)} of {len(found.names)} masks",
+                in_percent(exchanged_miou),
+                f"{len(mirrored)} of {len(survey.names)} masks",
             ),
             "boundary IoU": (means["mBoundaryIoU"], "within 2 % of the diagonal"),
             "aAcc": (means["aAcc"], "of all pixels"),
@@ -91,7 +91,7 @@ def summary(found: Survey, result: Scores, mirrored: Sequence[int]) -> Html:
 
 
 def recipe(config: Config) -> Html:
-    """All settings; those that differ from the defaults stand out."""
+    """All settings; those that differ from the defaults are bold."""
     rows = (
         element(
             "div",
@@ -113,7 +113,7 @@ def parameters(counts: dict[str, int]) -> Html:
 
 
 def last_change(run: Run, name: str) -> float:
-    """By how much `name` changed between the run's last two evaluations, NaN if unknown."""
+    """The change of `name` between the run's last two evaluations; NaN if unknown."""
     steps, values = series(run, name)
     known = dict(zip(steps, values, strict=True))
     before, last = ([np.nan, np.nan] + series(run, "val/mIoU")[0].tolist())[-2:]
@@ -121,35 +121,36 @@ def last_change(run: Run, name: str) -> float:
 
 
 def change_cell(change: float) -> Html:
-    """The change in percentage points, coloured from half a point."""
-    kinds = {change >= 0.005: "good", change <= -0.005: "bad"}
-    return element("td", percent(change, "+"), class_=kinds.get(True, "soft"))
+    """The change in percentage points, green or red from half a point on."""
+    kind = "good" if change >= 0.005 else "bad" if change <= -0.005 else "soft"
+    return element("td", in_percent(change, "+"), class_=kind)
 
 
-def class_table(result: Scores, confusion: np.ndarray, run: Run) -> Html:
-    """Scores per class, and how IoU moved at the end of training."""
+def class_table(scores: Scores, confusion: np.ndarray, run: Run) -> Html:
+    """Scores per class, and the change of IoU at the end of training."""
     steps = [f"{step:,.0f}" for step in series(run, "val/mIoU")[0][-2:]]
     moved = f"from step {steps[0]} to {steps[1]}" if len(steps) == 2 else "only one evaluation"
     caption = (
-        "In percent. Pixels are those of the labels; change is that of IoU between the last two "
-        f"evaluations while training ({moved}), in points."
+        "In percent. Pixels: share of the labels' pixels. Change: of IoU between the last two "
+        f"evaluations of the training run ({moved}), in percentage points."
     )
     head = ["class", "pixels", "IoU", "change", "Acc", "F1", "boundary IoU"]
     pixels = confusion.sum(1) / confusion.sum()
-    columns = result.per_class().values()
+    columns = scores.per_class().values()
     rows = []
     for index, (iou, *others) in enumerate(zip(*columns, strict=True)):
         style = f"--share:{np.nan_to_num(100 * iou):.1f}%"
-        bar = element("td", percent(iou), class_="bar", style=style)
+        bar = element("td", in_percent(iou), class_="bar", style=style)
         change = change_cell(last_change(run, f"IoU/{NAMES[index]}"))
-        rows.append([swatch(index), percent(pixels[index]), bar, change, *map(percent, others)])
-    iou, *others = (percent(np.nanmean(values)) for values in columns)
+        share, others = in_percent(pixels[index]), map(in_percent, others)
+        rows.append([swatch(index), share, bar, change, *others])
+    iou, *others = (in_percent(np.nanmean(values)) for values in columns)
     foot = ["mean", "", iou, change_cell(last_change(run, "val/mIoU")), *others]
     return table(caption, head, rows, foot)
 
 
 def draw_confusion(confusion: np.ndarray) -> Figure:
-    """Where the pixels [19, 19] of each label (row) went, in percent of the label's."""
+    """How the pixels of each label (row) were predicted: [19, 19], in percent of the label's."""
     with np.errstate(invalid="ignore"):
         percent = 100 * confusion / confusion.sum(1, keepdims=True)  # NaN: no such label
     figure = Figure((9.5, 8), layout="constrained")
@@ -166,14 +167,14 @@ def draw_confusion(confusion: np.ndarray) -> Figure:
     axes.set_yticks(places, labels)
     axes.set_xlabel("prediction")
     axes.set_ylabel("label")
-    axes.set_facecolor("0.93")  # rows of classes that no label has
+    axes.set_facecolor("0.93")  # shows in the rows of absent classes
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, label="% of the label's pixels", pad=0.02)
     return figure
 
 
 def worst_errors(confusion: np.ndarray) -> str:
-    """The lowest IoUs and the largest confusions of a picture [19, 19], in words."""
+    """The lowest IoUs and the most frequent confusions of a picture [19, 19], in words."""
     wrong = confusion * ~np.eye(len(NAMES), dtype=bool)
     largest = np.argsort(-wrong, axis=None)[:SHOWN_ERRORS]
     pairs = [
@@ -183,18 +184,18 @@ def worst_errors(confusion: np.ndarray) -> str:
         return "Nothing is wrong."
     shares = wrong / confusion.sum()
     confused = (
-        f"{readable(label)} taken for {readable(other)} ({percent(shares[label, other])} %)"
+        f"{readable(label)} taken for {readable(other)} ({in_percent(shares[label, other])} %)"
         for label, other in pairs
     )
-    found = ious(confusion)
-    lowest = np.argsort(found)[:SHOWN_ERRORS]  # NaN comes last
-    low = (f"{readable(i)} {percent(found[i])}" for i in lowest if found[i] < 1)
+    iou = ious(confusion)
+    lowest = np.argsort(iou)[:SHOWN_ERRORS]  # NaN comes last
+    low = (f"{readable(i)} {in_percent(iou[i])}" for i in lowest if iou[i] < 1)
     return f"Lowest IoU: {', '.join(low)}. Most pixels: {', '.join(confused)}."
 
 
 def panels(image: np.ndarray, label: np.ndarray, prediction: np.ndarray, name: str) -> Html:
-    """Picture, mask, prediction and errors beside each other."""
-    shown = {
+    """Picture, mask, prediction and errors side by side."""
+    columns = {
         "picture": (image, False),
         "mask": (colourise(label), True),
         "prediction": (colourise(prediction), True),
@@ -203,68 +204,68 @@ def panels(image: np.ndarray, label: np.ndarray, prediction: np.ndarray, name: s
     scale = min(1, SIDE / max(label.shape))
     size = tuple(max(1, round(scale * side)) for side in label.shape[::-1])
     parts = []
-    for title, (pixels, is_mask) in shown.items():
+    for title, (pixels, is_mask) in columns.items():
         method = Image.Resampling.NEAREST if is_mask else Image.Resampling.BOX
         small = Image.fromarray(pixels).resize(size, method)
-        shown_picture = picture(small, f"{name}: {title}", lossless=is_mask)
-        parts.append(element("figure", shown_picture, element("figcaption", title)))
+        panel = picture(small, f"{name}: {title}", lossless=is_mask)
+        parts.append(element("figure", panel, element("figcaption", title)))
     return element("div", *parts, class_="row")
 
 
 class Gallery(NamedTuple):
-    """Pictures for one section: what is said of all, and of each."""
+    """Pictures for one section: a text on all, and a remark on each."""
 
     text: str
     remarks: dict[int, str]  # by index of the picture
 
-    def html(self, found: Survey, drawn: dict[int, Html]) -> Html:
+    def html(self, survey: Survey, drawn: dict[int, Html]) -> Html:
         """The section's content."""
         parts = [element("p", self.text)]
         for index, remark in self.remarks.items():
-            errors = worst_errors(found.counts[index].confusion)
-            parts.append(element("h3", found.names[index]))
+            errors = worst_errors(survey.counts[index].confusion)
+            parts.append(element("h3", survey.names[index]))
             parts.append(element("p", f"{remark}. {errors}"))
             parts.append(drawn[index])
         return join(parts)
 
 
-def galleries(found: Survey, mirrored: Sequence[int], pictures: int) -> dict[str, Gallery]:
-    """The worst, the best, and those whose masks are suspects, by heading."""
-    means = mean_ious(found.confusions)
+def galleries(survey: Survey, mirrored: Sequence[int], pictures: int) -> dict[str, Gallery]:
+    """Heading -> the worst and the best pictures, and those with suspicious masks."""
+    means = mean_ious(survey.confusions)
     ranked = [i for i in np.argsort(means, kind="stable").tolist() if not np.isnan(means[i])]
-    remarks = {i: f"mIoU {percent(means[i])}" for i in ranked}
+    remarks = {i: f"mIoU {in_percent(means[i])}" for i in ranked}
     remarks |= {i: f"{remarks[i]}, left and right look exchanged" for i in mirrored}
     worst = ranked[:pictures]
     best = [i for i in reversed(ranked) if i not in worst][:pictures]
-    suspicion = mislabelled_scores(found.confusions, found.weights)
+    suspicion = mislabelled_scores(survey.confusions, survey.weights)
     suspects = [i for i in np.argsort(-suspicion, kind="stable").tolist() if suspicion[i] > 0]
-    of_classes = "mIoU of a picture is over the classes that its mask or the prediction has."
+    of_classes = "A picture's mIoU is over the classes in its mask or its prediction."
     return {
         "Worst pictures": Gallery(of_classes, {i: remarks[i] for i in worst}),
         "Best pictures": Gallery(of_classes, {i: remarks[i] for i in best}),
         "Label suspects": Gallery(
             "Masks that the network contradicts most, with confidence and where it is usually "
-            "right; left and right count as one here. Highest first. Whether the mask or the "
-            "network is wrong is for you to see.",
+            "right; left and right count as one class here. Most suspicious first. Look at each: "
+            "the mask or the network may be wrong.",
             {i: f"Suspicion {suspicion[i]:.2f}, {remarks[i]}" for i in suspects[:pictures]},
         ),
         "Mirrored masks": Gallery(
             "Masks that agree with the network once left and right eyes, brows and ears are "
-            f"exchanged: {len(mirrored)} of {len(found.names)}, at most {pictures} of them shown. "
+            f"exchanged: {len(mirrored)} of {len(survey.names)}, at most {pictures} of them shown. "
             "Seen from the front, a person's left eye is on the right.",
             {i: remarks[i] for i in mirrored[:pictures]},
         ),
     }
 
 
-def mirrored_table(found: Survey, mirrored: Sequence[int]) -> Html:
-    """Each mask's pixels that are exchanged with the network's, per part of the face."""
+def mirrored_table(survey: Survey, mirrored: Sequence[int]) -> Html:
+    """Per mask and part of the face, the pixels whose side differs from the network's."""
     rows = []
     for index in mirrored:
-        confusion = found.counts[index].confusion
+        confusion = survey.counts[index].confusion
         cells = []
         for left, right in LEFT_RIGHT_PAIRS:
             pair = confusion[np.ix_((left, right), (left, right))]
             cells.append(f"{pair[0, 1] + pair[1, 0]:,} of {pair.sum():,}")
-        rows.append([found.names[index], *cells])
+        rows.append([survey.names[index], *cells])
     return table("Pixels with left and right exchanged", ["picture", "eyes", "brows", "ears"], rows)

@@ -2,7 +2,7 @@
 
 Disagreements are weighted by the network's confidence, relative to its usual error on that class.
 After confident learning (Northcutt et al. 2021, arXiv:1911.00068), but the unit is a class of a
-picture: counted in pixels, the fringe of the hair would outweigh a nose that was not marked.
+picture: counted in pixels, uncertain edges of the hair would outweigh a missing nose.
 """
 
 import numpy as np
@@ -10,12 +10,13 @@ import numpy as np
 from jaxparse.classes import IGNORE_LABEL, LEFT_RIGHT_PAIRS, NUM_CLASSES
 from jaxparse.scoring.scores import hits_and_sums, join_left_right
 
-# Of a picture's pixels: what a part of the face needs to vote on mirroring, and a class to count.
+# Shares of a picture's pixels: a part of the face must have SEEN to vote on mirroring, a class must
+# have COUNTED to be scored.
 SEEN, COUNTED = 1e-4, 1e-3
 
 
 def weigh(label: np.ndarray, prediction: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-    """A confusion matrix float64 [19, 19] in which errors count as the network is confident there.
+    """Confusion matrix float64 [19, 19] with errors weighted by the network's confidence.
 
     Masks uint8 [H, W], confidence float32 [H, W] in 0..1; pixels with label 255 are left out.
     """
@@ -27,10 +28,10 @@ def weigh(label: np.ndarray, prediction: np.ndarray, confidence: np.ndarray) -> 
 
 
 def mirrored_shares(weights: np.ndarray) -> np.ndarray:
-    """How far left and right of each mask are exchanged, 0..1: weights [N, 19, 19] -> [N].
+    """How far left and right are exchanged in each mask, 0..1: weights [N, 19, 19] -> [N].
 
-    Eyes, brows and ears get one vote each: the share of pixels whose side (left/right) differs, of
-    those that both masks give to that part. One vote each, because ears have many times the pixels
+    Eyes, brows and ears get one vote each: of the pixels that both masks give to that part, the
+    share whose side (left/right) differs. One vote each, because ears have many times the pixels
     of eyes and are easily confused in profile. 0 where no part is visible.
     """
     left, right = np.transpose(LEFT_RIGHT_PAIRS)
@@ -43,13 +44,13 @@ def mirrored_shares(weights: np.ndarray) -> np.ndarray:
 
 
 def mislabelled_scores(confusions: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """How suspicious each mask is apart from left and right: two [N, 19, 19] -> [N], ≥ 0.
+    """How suspicious each mask is, left and right joined: two [N, 19, 19] -> [N], ≥ 0.
 
-    A class agrees in a picture as far as its union of mask and prediction is free of errors, which
-    count as in `weigh`: IoU, if they all counted in full. The score is the sum over classes of
-    (usual agreement - agreement here)², where that is lower, times the root of the class's share
-    of the picture: the square puts one class that is quite wrong before many that are a little, the
-    root lets small parts be heard.
+    A class's agreement in a picture is the share of the union of mask and prediction without
+    errors, weighted as in `weigh`; with all weights 1 it is IoU. The score is the sum over classes
+    of (agreement over all pictures - agreement in this one)², where positive, times the root of the
+    class's share of the picture. The square ranks one very wrong class above many slightly wrong
+    ones; the root keeps small parts from being drowned.
     """
     confusions, weights = join_left_right(confusions), join_left_right(weights)
     agreement, unions = _agreement(confusions, weights)
