@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxparse.config import Config
 from jaxparse.data.folders import Pair
-from jaxparse.data.images import read_label, read_size
+from jaxparse.data.images import read_header, read_label
 from jaxparse.data.sources import FolderSource
 from jaxparse.parsing.labelled import evaluate_pictures
 from jaxparse.parsing.parser import Parser
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     images = sorted((args.folder / "images").iterdir())[: args.pictures]
-    pairs = [Pair(p, args.folder / "masks" / f"{p.stem}.png", read_size(p)) for p in images]
+    pairs = [Pair(p, args.folder / "masks" / f"{p.stem}.png", read_header(p).size) for p in images]
     source, network = FolderSource(pairs, 512, resize_label=False), Idle(4)
 
     def predict() -> None:

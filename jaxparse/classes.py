@@ -71,8 +71,9 @@ LABEL_ORDERS = {
     "official": tuple(range(NUM_CLASSES)),
     # github.com/zllrunning/face-parsing.PyTorch, and the BiSeNets trained there
     "zllrunning": (0, 1, 6, 7, 4, 5, 3, 8, 9, 15, 2, 10, 11, 12, 17, 16, 18, 13, 14),
-    # github.com/FacePerceiver/facer, farl/celebm/448
-    "facer": (0, 17, 1, 18, 9, 8, 7, 6, 5, 4, 2, 10, 12, 11, 13, 3, 14, 15, 16),
+    # github.com/FacePerceiver/facer, farl/celebm/448: FaRL's order of painting. facer calls left
+    # what CelebAMask-HQ's parts call right.
+    "facer": (0, 17, 1, 18, 8, 9, 6, 7, 4, 5, 2, 10, 12, 11, 13, 3, 14, 15, 16),
 }
 LabelOrder = Literal["official", "zllrunning", "facer"]
 

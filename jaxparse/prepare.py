@@ -85,7 +85,7 @@ def read_part(path: Path) -> np.ndarray:
 
     Raises ValueError for a damaged file, or one of another size, mode or range.
     """
-    with _reading(path), Image.open(path) as picture:
+    with _reading(path), Image.open(path, formats=["PNG"]) as picture:
         _require_size(picture, MASK_SIZE)
         if picture.mode not in ("1", "L", "P", "RGB"):
             raise ValueError(f"mode {picture.mode}, expected 1, L, P or RGB")

@@ -12,18 +12,25 @@ from jaxparse.classes import (
     to_official,
 )
 
-# Value in masks of that order -> name, from the other projects' lists.
-KNOWN = {
-    "official": {1: "skin", 10: "mouth", 18: "cloth"},
-    "zllrunning": {6: "eye_glasses", 9: "earring", 10: "nose", 17: "hair"},
-    "facer": {1: "neck", 2: "skin", 9: "left_eye", 14: "hair", 15: "eye_glasses"},
+# The other projects' own lists of parts, by the names of CelebAMask-HQ's files; 0 is background.
+OWN_LISTS = {
+    # CelebAMask-HQ: face_parsing/Data_preprocessing/g_mask.py
+    "official": "skin nose eye_g l_eye r_eye l_brow r_brow l_ear r_ear mouth u_lip l_lip hair hat "
+    "ear_r neck_l neck cloth",
+    # face-parsing.PyTorch: prepropess_data.py
+    "zllrunning": "skin l_brow r_brow l_eye r_eye eye_g l_ear r_ear ear_r nose mouth u_lip l_lip "
+    "neck neck_l cloth hair hat",
+    # FaRL: farl/datasets/celebamask_hq.py, label_type "all"
+    "facer": "neck skin cloth l_ear r_ear l_brow r_brow l_eye r_eye nose mouth l_lip u_lip hair "
+    "eye_g hat ear_r neck_l",
 }
 
 
 @pytest.mark.parametrize("order", LABEL_ORDERS)
-def test_orders_are_exact_and_invertible(order: str) -> None:
-    assert sorted(order_names(order)) == sorted(NAMES)
-    assert {value: order_names(order)[value] for value in KNOWN[order]} == KNOWN[order]
+def test_orders_are_those_of_the_projects_own_lists(order: str) -> None:
+    parts = OWN_LISTS["official"].split()
+    classes = [0, *(1 + parts.index(part) for part in OWN_LISTS[order].split())]
+    assert list(LABEL_ORDERS[order]) == classes
     values = np.arange(256, dtype=np.uint8)[None]
     official = to_official(values, order)
     assert [NAMES[index] for index in official[0, :NUM_CLASSES]] == list(order_names(order))

@@ -191,7 +191,6 @@ def truncate(path: Path) -> None:
         (f"{MASKS}/00003_beard.png", save("L", 512), ["00000_PART"]),
         (f"{MASKS}/02000_skin.png", save("L", 512), ["CelebAMask-HQ-mask-anno/1"]),
     ],
-    ids=str,
 )
 def test_a_bad_file_is_named_and_fixing_it_completes_the_folder(
     release: Path,

@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from jaxparse import cli
 from jaxparse.classes import IGNORE_LABEL, NAMES
 from jaxparse.data.folders import match_names
-from jaxparse.data.images import read_pair
+from jaxparse.data.images import open_picture, read_pair
 from jaxparse.files import read_ahead
 
 SPLITS = ("train", "val")
@@ -76,7 +75,7 @@ def _check_pair(match: tuple[Path, Path]) -> PairReport:
 
 
 def _file_mode(path: Path) -> str:
-    with Image.open(path) as picture:
+    with open_picture(path) as picture:
         return picture.mode
 
 

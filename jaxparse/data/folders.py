@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxparse.config import SYNTHETIC
-from jaxparse.data.images import read_size, require_equal_sizes
+from jaxparse.data.images import read_header, require_match
 from jaxparse.files import read_ahead
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 MASK_SUFFIXES = (".png",)
 FOREIGN_MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # lossless: other tools' masks
-PREDICT_SUFFIXES = (*IMAGE_SUFFIXES, ".bmp", ".webp", ".tif", ".tiff")
+PREDICT_SUFFIXES = (*IMAGE_SUFFIXES, ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif")
+PREDICT_SUFFIXES += (".mpo", ".ppm")
 HEADER_THREADS = 8  # hides a slow disk's latency; on a fast one a single thread is as quick
 
 
@@ -149,11 +150,11 @@ def _find_folders(base: Path, split: str) -> tuple[Path, Path]:
     )
 
 
-def _read_sizes(match: tuple[Path, Path]) -> Pair:
+def _read_pair(match: tuple[Path, Path]) -> Pair:
     image, label = match
-    size = read_size(image)
-    require_equal_sizes(image, size, label, read_size(label))
-    return Pair(image, label, size)
+    header = read_header(image)
+    require_match(image, header, label, read_header(label))
+    return Pair(image, label, header.size)
 
 
 def _raise_first(faults: list[str], data_dir: str | Path) -> None:
@@ -173,7 +174,7 @@ def find_pairs(data_dir: str | Path, split: str, keep_bad: bool = False) -> list
     """
     matches, faults = match_names(data_dir, split)
     _raise_first(faults, data_dir)
-    read = list(read_ahead(_read_sizes, matches, HEADER_THREADS))
+    read = list(read_ahead(_read_pair, matches, HEADER_THREADS))
     if not keep_bad:
         _raise_first([str(pair) for _, pair in read if isinstance(pair, ValueError)], data_dir)
     return [Pair(*m, (1, 1)) if isinstance(pair, ValueError) else pair for m, pair in read]

@@ -1,11 +1,15 @@
 """Pictures and masks on disk: read any common format, write palette PNGs."""
 
+import io
+import logging
 import struct
 import zlib
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from jaxparse.classes import (
@@ -22,10 +26,50 @@ from jaxparse.files import atomic_path, reason
 READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 READ_ERRORS += (Image.DecompressionBombError,)
 
+# Pillow opens whatever a file is, and starts Ghostscript on an EPS: only these are opened. Masks
+# must be lossless.
+PICTURE_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF")
+MASK_FORMATS = ("PNG", "BMP", "TIFF")
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
 # Greyscale of 2 and 4 bits: Pillow multiplies the values by these factors to fill 0..255.
 STRETCHED = {"L;2": 85, "L;4": 17}
 ORDER_KEY = "label_order"  # of the text in a mask's PNG that names its order
+WHITE = 0xFFFFFF  # of ignored pixels in masks
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+
+
+@cache
+def available(formats: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the formats that this Pillow can read."""
+    Image.init()
+    return tuple(name for name in formats if name in Image.OPEN)
+
+
+def require_intact_png(data: bytes) -> None:
+    """Raises ValueError unless every chunk has its checksum, which Pillow ignores for pixels."""
+    view, start, kind = memoryview(data), len(PNG_SIGNATURE), b""
+    while kind != b"IEND":
+        end = start + 8 + int.from_bytes(view[start : start + 4])
+        if end + 4 > len(view):
+            raise ValueError("image file is truncated")
+        kind = bytes(view[start + 4 : start + 8])
+        if zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4]):
+            raise ValueError("damaged: a checksum does not match")
+        start = end + 4
+
+
+def open_picture(path: Path, formats: tuple[str, ...] = PICTURE_FORMATS) -> Image.Image:
+    """The file, not yet decoded. Raises one of READ_ERRORS if it is damaged or of other formats."""
+    data = path.read_bytes()
+    if data.startswith(PNG_SIGNATURE):
+        require_intact_png(data)
+    try:
+        return Image.open(io.BytesIO(data), formats=available(formats))
+    except UnidentifiedImageError as error:
+        lossy = formats == MASK_FORMATS and data.startswith(b"\xff\xd8\xff")
+        found = "a JPEG inside, whose compression changes classes" if lossy else "not a picture"
+        raise ValueError(f"{found}; expected {', '.join(formats)}") from error
 
 
 def read_image(path: Path) -> Image.Image:
@@ -35,7 +79,7 @@ def read_image(path: Path) -> Image.Image:
     white. Raises ValueError if the file cannot be read to its end or its mode has no RGB.
     """
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             picture.load()
             return _to_rgb(ImageOps.exif_transpose(picture))
     except READ_ERRORS as error:
@@ -59,22 +103,37 @@ def as_picture(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
     return Image.fromarray(source).convert("RGB")
 
 
-def read_size(path: Path) -> tuple[int, int]:
-    """(height, width) of the upright picture, from the header alone. Raises ValueError."""
+class Header(NamedTuple):
+    """What a file says of its pixels."""
+
+    size: tuple[int, int]  # (height, width) of the upright picture
+    orientation: int  # EXIF's, by which it was turned upright; 1 if there is none
+
+
+def read_header(path: Path) -> Header:
+    """From the header, without decoding pixels. Raises ValueError."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=available(PICTURE_FORMATS)) as picture:
             width, height = picture.size
-            # Not picture.getexif(): for a PNG that decodes all pixels to find the tag behind them.
-            orientation = Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1)
+            orientation = _orientation(picture)
     except READ_ERRORS as error:
         raise ValueError(_unreadable("image", path, error)) from error
-    return (width, height) if orientation in QUARTER_TURNS else (height, width)
+    size = (width, height) if orientation in QUARTER_TURNS else (height, width)
+    return Header(size, orientation)
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF orientation, 1 if there is none."""
+    # Not picture.getexif(): for a PNG that decodes all pixels to find the tag behind them.
+    return Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1)
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I"):
         # Pillow's own conversion clips at 255 instead of scaling 0..65535 to 0..255.
-        values = np.clip(np.asarray(picture, np.int64), 0, 65535)
+        values = np.asarray(picture, np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("32-bit pixels, whose range is unknown: convert them to 8 bits")
         picture = Image.fromarray(((values + 128) // 257).astype(np.uint8))
     elif picture.mode == "F":
         raise ValueError("floating-point pixels, whose range is unknown: convert them to 8 bits")
@@ -93,7 +152,7 @@ def read_label(path: Path, order: str = "official") -> np.ndarray:
     mode, value or colour, a damaged file, or one that was written in another order.
     """
     try:
-        with Image.open(path) as picture:
+        with open_picture(path, MASK_FORMATS) as picture:
             raw_mode = picture.tile[0].args if picture.tile else None
             picture.load()
             picture = ImageOps.exif_transpose(picture)
@@ -101,20 +160,58 @@ def read_label(path: Path, order: str = "official") -> np.ndarray:
         raise ValueError(_unreadable("mask", path, error)) from error
     if raw_mode in STRETCHED:
         picture = picture.point(lambda value: value // STRETCHED[raw_mode])
+    pixels = np.asarray(picture)
     if picture.mode in ("P", "L"):
-        written = picture.info.get(ORDER_KEY, order)
-        if written != order:
+        written = picture.info.get(ORDER_KEY)
+        if picture.mode == "P" and written is None:
+            moved = _classes_of_moved_colours(picture, pixels)
+            if moved is not None:
+                _warn_of_moved_colours(path.parent)
+                return moved
+        if written not in (order, None):
             raise ValueError(
                 f"mask {path} was written in the order {written}, expected {order}; give "
                 f"--label-order {written}, or for predictions --prediction-order {written}"
             )
-        return to_official(_checked_classes(path, np.array(picture)), order)
+        return to_official(_checked_classes(path, np.array(pixels)), order)
     if picture.mode in ("RGB", "RGBA"):
-        return _colours_to_classes(path, np.asarray(picture)[..., :3])
+        colours = pixels[..., :3]
+        if (colours == colours[..., :1]).all():  # greyscale, saved as RGB
+            return to_official(_checked_classes(path, np.array(colours[..., 0])), order)
+        return _colours_to_classes(path, colours)
     raise ValueError(
         f"mask {path} has mode {picture.mode}, expected P or L (classes 0..18 and 255) or RGB in "
         "the palette's colours; save it as an 8-bit palette or greyscale PNG"
     )
+
+
+def _classes_of_moved_colours(picture: Image.Image, pixels: np.ndarray) -> np.ndarray | None:
+    """Classes uint8 [H, W] by colour, if an editor has renumbered the palette; else None.
+
+    That is if every index in use has a class's colour (or white, for ignored pixels), and one of
+    them is not at the index of its class.
+    """
+    entries = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    used = np.flatnonzero(np.bincount(pixels.ravel(), minlength=256))
+    if used[-1] >= len(entries):
+        return None
+    known = {int(code): index for index, code in enumerate(_packed(PALETTE))}
+    known[WHITE] = IGNORE_LABEL
+    classes = [known.get(int(code)) for code in _packed(entries[used])]
+    # Black and white alone are a binary mask of another tool.
+    coloured = any(index not in (None, 0, IGNORE_LABEL) for index in classes)
+    if None in classes or not coloured or classes == used.tolist():
+        return None
+    table = np.zeros(256, np.uint8)
+    table[used] = classes
+    return table[pixels]
+
+
+@cache
+def _warn_of_moved_colours(folder: Path) -> None:
+    """Once for a folder."""
+    text = "masks in %s have the palette's colours at other indices (an editor renumbers them)"
+    logging.getLogger(__name__).warning(f"{text}: they are read by colour", folder)
 
 
 def _checked_classes(path: Path, label: np.ndarray) -> np.ndarray:
@@ -153,21 +250,31 @@ def _packed(colours: np.ndarray) -> np.ndarray:
 def read_pair(
     image_path: Path, label_path: Path, order: str = "official"
 ) -> tuple[Image.Image, np.ndarray]:
-    """The RGB picture and its mask, uint8 [H, W]: read_image, read_label, and of equal size."""
-    image, label = read_image(image_path), read_label(label_path, order)
-    require_equal_sizes(image_path, image.size[::-1], label_path, label.shape)
-    return image, label
+    """The RGB picture and its mask, uint8 [H, W]: read_image, read_label, and a matching pair."""
+    require_match(image_path, read_header(image_path), label_path, read_header(label_path))
+    return read_image(image_path), read_label(label_path, order)
 
 
-def require_equal_sizes(
-    image: Path, image_size: tuple[int, int], label: Path, label_size: tuple[int, int]
-) -> None:
-    """Raises ValueError naming both files if their (height, width) differ."""
-    if image_size != label_size:
+def require_match(image: Path, image_header: Header, label: Path, label_header: Header) -> None:
+    """Raises ValueError, naming both files, if the mask may not be that of the picture.
+
+    That is if their sizes differ, or only one was turned by its EXIF orientation and the sizes do
+    not show whether the other is upright: masks are drawn on pictures as shown, or as stored.
+    """
+    (height, width), (label_height, label_width) = image_header.size, label_header.size
+    if image_header.size != label_header.size:
         raise ValueError(
-            f"mask {label} is {label_size[1]}x{label_size[0]} and its image {image} is "
-            f"{image_size[1]}x{image_size[0]} (width x height); expected equal sizes: resize the "
-            "mask (nearest neighbour) or replace it"
+            f"mask {label} is {label_width}x{label_height} and its image {image} is "
+            f"{width}x{height} (width x height); expected equal sizes: resize the mask (nearest "
+            "neighbour) or replace it"
+        )
+    orientations = image_header.orientation, label_header.orientation
+    turned = max(orientations)
+    if orientations[0] != orientations[1] and (turned not in QUARTER_TURNS or height == width):
+        raise ValueError(
+            f"image {image} has EXIF orientation {orientations[0]} and its mask {label} "
+            f"{orientations[1]} (1: none), so which way up the mask is cannot be known: save both "
+            "upright, without the tag"
         )
 
 

@@ -7,7 +7,15 @@ import pytest
 from PIL import Image
 
 from jaxparse.classes import IGNORE_LABEL, NUM_CLASSES, PALETTE
-from jaxparse.data.images import read_image, read_label, read_size, write_image, write_mask
+from jaxparse.data.drawn.picture import draw_face
+from jaxparse.data.images import (
+    read_header,
+    read_image,
+    read_label,
+    read_pair,
+    write_image,
+    write_mask,
+)
 from tests.refusal import refuses
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -39,7 +47,7 @@ def test_exif_orientation_turns_the_picture_and_its_size(tmp_path: Path, suffix:
     path = tmp_path / f"a{suffix}"
     Image.fromarray(pixels).save(path, exif=exif, quality=100)
     image = np.asarray(read_image(path))
-    assert image.shape == (32, 16, 3) and read_size(path) == (32, 16)
+    assert image.shape == (32, 16, 3) and read_header(path).size == (32, 16)
     assert image[:14].max() < 10 and image[18:].min() > 245
 
 
@@ -92,13 +100,13 @@ def test_truncated_image_is_refused(tmp_path: Path, suffix: str) -> None:
 def test_a_file_that_is_not_a_picture_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(content)
-    for read in (read_image, read_label, read_size):
+    for read in (read_image, read_label, read_header):
         with refuses("cannot read", path):
             read(path)
 
 
 def test_missing_and_floating_point_images_are_refused(tmp_path: Path) -> None:
-    for read in (read_image, read_label, read_size):
+    for read in (read_image, read_label, read_header):
         with refuses("there is no", tmp_path / "none.jpg"):
             read(tmp_path / "none.jpg")
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tif")
@@ -198,3 +206,90 @@ def test_greyscale_masks_of_few_bits_keep_their_classes(tmp_path: Path, bits: in
         )
     )
     np.testing.assert_array_equal(read_label(path), label)
+
+
+def test_png_whose_tail_is_zeros_is_refused(tmp_path: Path) -> None:
+    """As after a power cut: Pillow decodes it, and fills the rest with classes."""
+    label = draw_face(0, 0, 256)[1]
+    for path, read in ((tmp_path / "mask.png", read_label), (tmp_path / "image.png", read_image)):
+        write_mask(path, label) if read is read_label else write_image(path, draw_face(0, 0, 64)[0])
+        whole = path.read_bytes()
+        for kept in (len(whole) // 2, len(whole) * 9 // 10, len(whole) - 13):
+            path.write_bytes(whole[:kept] + bytes(len(whole) - kept))
+            with refuses(path):
+                read(path)
+        path.write_bytes(whole)
+        read(path)
+
+
+def test_mask_whose_palette_an_editor_renumbered_is_read_by_colour(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    label = draw_face(0, 0, 128)[1]
+    label[:, :3] = 255
+    write_mask(tmp_path / "m.png", label)
+    for name in ("q.png", "r.png"):
+        Image.open(tmp_path / "m.png").convert("RGB").quantize(256).save(tmp_path / name)
+        assert (np.array(Image.open(tmp_path / name)) != label).any()
+        np.testing.assert_array_equal(read_label(tmp_path / name), label)
+    assert len(caplog.messages) == 1 and str(tmp_path) in caplog.messages[0]
+
+
+@pytest.mark.parametrize("colours", [[(0, 0, 0), (255, 255, 255)], [(9, 9, 9), (204, 0, 0)]])
+def test_other_palettes_leave_the_indices_alone(tmp_path: Path, colours: list) -> None:
+    """Black and white, and colours of which one is no class's."""
+    label = np.eye(8, dtype=np.uint8)
+    picture = Image.fromarray(label)
+    picture.putpalette([value for colour in colours for value in colour])
+    picture.save(tmp_path / "m.png")
+    np.testing.assert_array_equal(read_label(tmp_path / "m.png"), label)
+
+
+def test_jpeg_named_png_is_no_mask(tmp_path: Path) -> None:
+    path = tmp_path / "m.png"
+    Image.fromarray(draw_face(0, 0, 64)[1]).save(path, format="JPEG")
+    with refuses(path, "JPEG", "PNG"):
+        read_label(path)
+
+
+def test_greyscale_mask_saved_as_rgb(tmp_path: Path) -> None:
+    label = draw_face(0, 0, 64)[1]
+    Image.fromarray(label).convert("RGB").save(tmp_path / "m.png")
+    np.testing.assert_array_equal(read_label(tmp_path / "m.png"), label)
+
+
+def test_other_formats_are_not_opened(tmp_path: Path) -> None:
+    """An EPS would make Pillow start Ghostscript."""
+    path = tmp_path / "photo.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n")
+    for read in (read_image, read_label, read_header):
+        with refuses(path):
+            read(path)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(16, 16), (12, 20)])
+def test_orientation_of_only_one_of_a_pair(
+    tmp_path: Path, orientation: int, size: tuple[int, int]
+) -> None:
+    """Refused unless the sizes show that the mask is upright, as for quarter turns."""
+    turned = orientation in (5, 6, 7, 8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = size[::-1] if turned else size
+    image, mask = tmp_path / "a.jpg", tmp_path / "a.png"
+    Image.new("RGB", stored[::-1]).save(image, exif=exif)
+    write_mask(mask, np.zeros(size, np.uint8))
+    if orientation == 1 or (turned and size[0] != size[1]):
+        picture, label = read_pair(image, mask)
+        assert picture.size[::-1] == label.shape == size
+    else:
+        with refuses(image, mask, orientation, "upright"):
+            read_pair(image, mask)
+
+
+def test_pixels_of_32_bits_have_no_known_range(tmp_path: Path) -> None:
+    path = tmp_path / "u.tif"
+    Image.fromarray(np.full((4, 4), 1 << 20, np.int32)).save(path)
+    with refuses(path, "32-bit"):
+        read_image(path)
