@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from jaxparse.cli import command, prog, run
+from jaxparse.cli import command, prog, run, track
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,13 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     shell = f'{sys.executable} -c "{code}" | head -n 1; echo "${{PIPESTATUS[0]}}"'
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[1:] == ["141"] and done.stderr == ""
+
+
+def test_track_yields_the_items_and_shows_how_far_it_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert list(track(iter("abc"), 3, "counting")) == ["a", "b", "c"]
+    out, err = capsys.readouterr()
+    assert out == "" and "counting" in err and "3/3" in err
+    assert list(track("abc", 3, "counting", quiet=True)) == ["a", "b", "c"]
+    assert capsys.readouterr() == ("", "")
