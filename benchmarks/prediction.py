@@ -42,7 +42,7 @@ class Idle(Parser):
 
 
 def milliseconds(work: Callable[[], object], pictures: int) -> str:
-    """Median and range over the rounds, after one that compiles."""
+    """Median and range over the rounds, after a first one that compiles."""
     work()
     times = []
     for _ in range(ROUNDS):
@@ -65,7 +65,8 @@ def main() -> None:
     def predict() -> None:
         with tempfile.TemporaryDirectory() as output:
             writers = make_writers(overlay=False, logits=False, order="official")
-            assert not list(predict_files(network, images, Path(output), writers, args.workers))
+            written = predict_files(network, images, Path(output), writers, args.workers)
+            assert list(written) == [None] * len(images)
 
     def evaluate() -> None:
         assert len(list(evaluate_pictures(network, source, args.workers))) == len(images)
@@ -79,7 +80,7 @@ def main() -> None:
     print(f"{len(images)} pictures, {args.workers} workers; ms per picture, median (range)")
     print(f"predict without the network: {milliseconds(predict, len(images))}")
     print(f"evaluate without the network: {milliseconds(evaluate, len(images))}")
-    print(f"counting alone, one thread: {milliseconds(count_all, len(images))}")
+    print(f"counting only, one thread: {milliseconds(count_all, len(images))}")
 
 
 if __name__ == "__main__":

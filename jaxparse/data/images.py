@@ -192,7 +192,9 @@ def _classes_of_moved_colours(picture: Image.Image, pixels: np.ndarray) -> np.nd
     them is not at the index of its class.
     """
     entries = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    used = np.flatnonzero(np.bincount(pixels.ravel(), minlength=256))
+    if np.array_equal(entries[:NUM_CLASSES], PALETTE):
+        return None  # as most masks are
+    used = np.flatnonzero(picture.histogram())
     if used[-1] >= len(entries):
         return None
     known = {int(code): index for index, code in enumerate(_packed(PALETTE))}
