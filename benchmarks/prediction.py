@@ -2,9 +2,9 @@
 
     python benchmarks/prediction.py DIR [--pictures 100] [--workers 2]
 
-DIR holds images/ and masks/ of equal names. The network is replaced by logits that are there, at
-a quarter of 512×512, so what is left is: decoding, resizing, upsampling, writing the mask; or
-decoding both, upsampling and counting. Also the counting of a picture alone.
+DIR holds images/ and masks/ with the same names. The network is replaced by fixed logits, at a
+quarter of 512×512. What remains is decoding, resizing, upsampling and writing the mask; or decoding
+picture and mask, upsampling and counting. Counting is also timed by itself.
 """
 
 import argparse
@@ -30,7 +30,7 @@ ROUNDS = 5
 
 
 class Idle(Parser):
-    """A parser without a network."""
+    """A parser with fixed logits in place of a network."""
 
     def __init__(self, batch_size: int) -> None:
         # Patches as large as those of a face: noise would take long to compress.

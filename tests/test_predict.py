@@ -60,15 +60,16 @@ def test_masks_and_logits_of_all_kinds_of_pictures(
     np.testing.assert_array_equal(*(Image.open(output / f"{n}.png") for n in ("upright", "turned")))
 
 
-def test_a_picture_has_the_same_mask_alone_and_in_a_batch(
+def test_a_picture_has_the_same_logits_in_any_batch(
     command: Callable[..., int], nano: Nano, tmp_path: Path
 ) -> None:
     paths = [draw(tmp_path / "in" / f"{i}.png", i, (64, 64)) for i in range(5)]
     assert command("--input", *paths, "--output", tmp_path / "out", "--logits") == 0
     for path in paths:
         image = np.asarray(Image.open(path))
-        alone = nano.network(np.stack([image] * 4))[0]
-        np.testing.assert_allclose(np.load(tmp_path / "out" / f"{path.stem}.npy"), alone, atol=1e-4)
+        expected = nano.network(np.stack([image] * 4))[0]
+        written = np.load(tmp_path / "out" / f"{path.stem}.npy")
+        np.testing.assert_allclose(written, expected, atol=1e-4)
 
 
 def test_bad_files_are_reported_and_skipped(

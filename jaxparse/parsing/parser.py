@@ -59,8 +59,8 @@ class TestTime:
     flip: bool = False
     """Average with the mirrored picture as well, left and right classes exchanged."""
     window: int = 0
-    """Side in pixels of windows that slide over the picture at its own resolution (smaller pictures
-    are enlarged to it); 0: the picture as a whole, resized to the network's input."""
+    """Side in pixels of windows that slide over the picture at its own resolution; smaller pictures
+    are enlarged to it. 0: the whole picture, resized to the network's input."""
     stride: int = 0
     """Pixels between windows, at most; 0: three quarters of the window."""
 

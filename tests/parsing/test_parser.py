@@ -102,9 +102,9 @@ def test_paths_pictures_and_arrays_are_the_same(make_parser: Callable, tmp_path:
     results = parser([path, str(path), Image.open(path), image, Image.fromarray(image)])
     for result in results:
         np.testing.assert_array_equal(result.mask, results[0].mask)
-    alone = parser(path)
-    assert alone.mask.shape == (50, 70) and alone.mask.dtype == np.uint8
-    np.testing.assert_array_equal(alone.mask, results[0].mask)
+    single = parser(path)
+    assert single.mask.shape == (50, 70) and single.mask.dtype == np.uint8
+    np.testing.assert_array_equal(single.mask, results[0].mask)
 
 
 def test_what_a_parsing_tells(make_parser: Callable, tmp_path: Path) -> None:
