@@ -20,7 +20,7 @@ from rich.table import Table
 from jaxparse import cli
 from jaxparse.classes import NUM_CLASSES
 from jaxparse.config import Config, parse_arguments
-from jaxparse.devices import make_mesh, shard_batch
+from jaxparse.devices import all_devices, make_mesh, shard_batch
 from jaxparse.parsing.network import make_logits_step, predict_label
 from jaxparse.training.steps import init_state, make_train_step
 
@@ -101,7 +101,7 @@ def main() -> None:
         "network": f"{config.backbone} + {config.head}",
         "image_size": config.image_size,
         "batch_size": config.batch_size,
-        "device": jax.devices()[0].device_kind,
+        "device": all_devices()[0].device_kind,
         "devices": jax.device_count(),
         "repeats": options.repeats,
     }

@@ -53,6 +53,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """
     try:
         code = main() or 0
+        sys.stdout.flush()  # here, where a reader that has left is no error
     except BaseException as error:
         code = print_error(error)
     raise SystemExit(code)

@@ -3,14 +3,16 @@
 import argparse
 import dataclasses
 import json
+import math
 import runpy
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from jaxparse.classes import LabelOrder
-from jaxparse.files import atomic_path
+from jaxparse.files import atomic_path, reason
 
 SYNTHETIC = "synthetic"  # the data_dir of the built-in drawn faces
 
@@ -109,22 +111,66 @@ class Config:
     """Folder of the run: config.json, metrics.jsonl, checkpoints; default runs/EXPERIMENT."""
 
     def __post_init__(self) -> None:
-        counts = ("image_size", "batch_size", "num_workers", "steps", "eval_every", "log_every")
-        for name in (*counts, "accumulate_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("drop_path_rate", "dropout_rate", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
         for name, hint in get_type_hints(Config).items():
-            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
-                choices = ", ".join(get_args(hint))
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be one of: {choices}")
+            _require_type(name, getattr(self, name), hint)
+        for names, is_valid, expected in RANGES:
+            for name in names:
+                if not is_valid(getattr(self, name)):
+                    raise ValueError(f"{name} is {getattr(self, name)}; it must be {expected}")
         if self.batch_size % self.accumulate_steps:
             raise ValueError(
                 f"batch_size is {self.batch_size}, which is not a multiple of accumulate_steps "
                 f"({self.accumulate_steps}); give an accumulate_steps that divides it"
             )
+
+
+# Fields, what their values must be, and that in words. NaN is in no range.
+RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+    (
+        ("synthetic_train_count", "synthetic_val_count", "image_size", "batch_size")
+        + ("num_workers", "head_channels", "auxiliary_channels", "accumulate_steps", "steps")
+        + ("eval_every", "log_every"),
+        lambda value: value >= 1,
+        "at least 1",
+    ),
+    (
+        ("drop_path_rate", "dropout_rate", "ema_decay", "momentum"),
+        lambda value: 0 <= value < 1,
+        "in [0, 1)",
+    ),
+    (
+        ("auxiliary_weight", "min_learning_rate", "poly_power", "warmup_steps", "weight_decay"),
+        lambda value: 0 <= value < math.inf,
+        "finite and at least 0",
+    ),
+    (("learning_rate",), lambda value: 0 < value < math.inf, "finite and above 0"),
+    (("seed",), lambda value: 0 <= value < 2**32, "in 0..4294967295"),
+)
+
+
+def _require_type(name: str, value: object, hint: object) -> None:
+    """Raises ValueError unless the value is of the field's type; an int is also a float."""
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            choices = ", ".join(get_args(hint))
+            raise ValueError(f"{name} is {value}; it must be one of: {choices}")
+        return
+    types = (int, float) if hint is float else (hint,)
+    if not isinstance(value, types) or (isinstance(value, bool) and hint is not bool):
+        raise ValueError(f"{name} is {value!r}; it must be of type {hint.__name__}")
+
+
+def config_from(fields: object, path: str | Path) -> Config:
+    """The Config of the fields that the file at `path` holds, which errors name."""
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} does not hold the fields of a config")
+    if unknown := fields.keys() - {field.name for field in dataclasses.fields(Config)}:
+        names = ", ".join(map(str, sorted(unknown, key=str)))
+        raise ValueError(f"{path} has unknown fields ({names}); a newer jaxparse wrote it: upgrade")
+    try:
+        return Config(**fields)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def experiment_files() -> dict[str, Path]:
@@ -196,9 +242,10 @@ def read_config(workdir: str | Path) -> Config:
             f"{workdir} is not a run folder (no config.json); give one that jaxparse.train made"
         )
     try:
-        return Config(**json.loads(path.read_text()))
-    except (TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a config of this version: {error}") from error
+        fields = json.loads(path.read_text())
+    except (UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {reason(error)}") from error
+    return config_from(fields, path)
 
 
 def override(config: Config, given: dict[str, Any]) -> Config:

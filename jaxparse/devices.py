@@ -5,6 +5,7 @@ waiting: on CPUs gloo's connections break at once and raise; where a collective 
 a lost host), jax's heartbeat aborts the process. Either way one line says so.
 """
 
+import logging
 import os
 import re
 import shutil
@@ -27,6 +28,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxparse.cli import print_error
+from jaxparse.files import reason
 
 Batch = dict[str, Array]
 PyTree: TypeAlias = Any  # nested dicts, tuples and lists of arrays
@@ -47,14 +49,38 @@ def use_compilation_cache() -> None:
 
     In JAX_COMPILATION_CACHE_DIR, or else in ~/.cache/jaxparse.
     """
-    if not jax.config.jax_compilation_cache_dir:
+    if jax.config.jax_compilation_cache_dir:
+        return
+    try:
         folder = Path.home() / ".cache" / "jaxparse"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+    except RuntimeError:  # neither HOME nor an entry in passwd, as in docker --user
+        text = "without a home folder compiled programs are not kept; set JAX_COMPILATION_CACHE_DIR"
+        logging.getLogger(__name__).warning(text)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def all_devices() -> list[jax.Device]:
+    """The devices of all processes. Raises ValueError if JAX cannot use those it is told to."""
+    try:
+        return jax.devices()
+    except (AssertionError, RuntimeError) as error:  # an assertion where a plugin is missing
+        asked = jax.config.jax_platforms or "the default"
+        raise ValueError(
+            f"JAX cannot use its platform {asked} ({reason(error)}); unset JAX_PLATFORMS, or for a "
+            "GPU install pip install 'jaxparse[cuda12]'"
+        ) from error
+
+
+def local_devices() -> list[jax.Device]:
+    """Those of this process. Raises as `all_devices`."""
+    all_devices()
+    return jax.local_devices()
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of one axis over the devices, by default all of all processes."""
-    devices = jax.devices() if devices is None else devices
+    devices = all_devices() if devices is None else devices
     kind = (jax.sharding.AxisType.Auto,)
     return jax.make_mesh((len(devices),), ("data",), kind, devices=devices)
 
@@ -80,7 +106,7 @@ def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
 
 def device_line() -> str:
     """The devices and their memory, for the first line of a run."""
-    device, count = jax.local_devices()[0], jax.device_count()
+    device, count = local_devices()[0], jax.device_count()
     if device.platform == "cpu":
         memory, name = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "CPU"
         name += f" ({os.cpu_count()} cores)"
@@ -161,6 +187,7 @@ def joined(processes: Processes) -> Iterator[None]:
     a normal exit would wait for peers that are gone or waiting for us.
     """
     if not processes.coordinator and not in_cluster():
+        all_devices()  # or a line that says why there are none
         yield
         return
     _initialize(processes)

@@ -55,6 +55,9 @@ def finish(
     write_examples(examples, config, state.params, state.batch_stats, loader)
     console.print(scores_table(scores))
     show(console, f"pictures, masks and predictions: {examples}")
+    if not (workdir / BEST_WEIGHTS).exists():
+        show(console, f"no best weights: no evaluation of {workdir} could be scored")
+        return
     show(console, f"best weights: {workdir / BEST_WEIGHTS}")
     if state.ema:
         show(console, f"best moving average of the weights: {workdir / BEST_EMA_WEIGHTS}")

@@ -1,4 +1,5 @@
 import errno
+import os
 import subprocess
 import sys
 
@@ -62,7 +63,10 @@ def test_usage_names_the_command_as_it_was_called(monkeypatch: pytest.MonkeyPatc
 def test_a_reader_that_leaves_is_no_error() -> None:
     code = "from jaxparse import cli; cli.run(lambda: [print('x' * 99) for _ in range(9999)] and 0)"
     shell = f'{sys.executable} -c "{code}" | head -n 1; echo "${{PIPESTATUS[0]}}"'
-    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        ["bash", "-c", shell], capture_output=True, text=True, check=True, env=environment
+    )
     assert done.stdout.splitlines()[1:] == ["141"] and done.stderr == ""
 
 

@@ -1,7 +1,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -180,6 +180,15 @@ def test_only_fields_that_change_the_result_make_another_run(tmp_path: Path) -> 
         ({"batch_size": 4, "accumulate_steps": 3}, ("batch_size is 4", "accumulate_steps", "3")),
         ({"accumulate_steps": 0}, ("accumulate_steps is 0", "at least 1")),
         ({"ema_decay": 1.0}, ("ema_decay is 1.0", "[0, 1)")),
+        ({"learning_rate": -1.0}, ("learning_rate is -1.0", "above 0")),
+        ({"learning_rate": float("nan")}, ("learning_rate is nan", "above 0")),
+        ({"warmup_steps": -5}, ("warmup_steps is -5", "at least 0")),
+        ({"momentum": 2.0}, ("momentum is 2.0", "[0, 1)")),
+        ({"head_channels": 0}, ("head_channels is 0", "at least 1")),
+        ({"seed": 2**64}, ("seed is 18446744073709551616", "4294967295")),
+        ({"steps": "5"}, ("steps is '5'", "int")),
+        ({"steps": True}, ("steps is True", "int")),
+        ({"backbone": None}, ("backbone is None", "str")),
     ],
 )
 def test_values_that_no_run_can_have(changes: dict[str, Any], words: tuple[str, ...]) -> None:
@@ -210,3 +219,19 @@ def test_a_checkout_that_is_not_installed_has_its_own_experiments(
     monkeypatch.chdir(EXPERIMENTS.parent)
     monkeypatch.setattr(config_module.resources, "files", missing)
     assert load_experiment("swin_b").backbone == "swin_b"
+
+
+def test_every_number_has_a_range() -> None:
+    ranged = [name for names, _, _ in config_module.RANGES for name in names]
+    hints = get_type_hints(Config)
+    assert sorted(ranged) == sorted(name for name, hint in hints.items() if hint in (int, float))
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [("{", "JSON"), ("[]", "fields"), ('{"steps": 0}', "steps is 0"), ('{"steps": "a"}', "int")],
+)
+def test_config_on_disk_is_not_trusted(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with refuses(tmp_path / "config.json", words):
+        read_config(tmp_path)

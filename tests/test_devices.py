@@ -13,10 +13,11 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from jaxparse.devices import Processes, in_cluster
+from jaxparse.devices import Processes, in_cluster, use_compilation_cache
 from jaxparse.weights.files import BEST_WEIGHTS, read_weights
 from tests import mini
 from tests.refusal import refuses
@@ -175,3 +176,32 @@ def test_clusters_of_several_processes_are_noticed(monkeypatch: pytest.MonkeyPat
     assert in_cluster()
     monkeypatch.setenv("SLURM_NTASKS", "1")
     assert not in_cluster()
+
+
+def test_platform_that_jax_cannot_use_is_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxparse.benchmark", "--exp", "quickstart"],
+        env=os.environ | {"JAX_PLATFORMS": "cuda"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "cuda" in done.stderr and "JAX_PLATFORMS" in done.stderr
+
+
+def test_without_a_home_nothing_is_kept(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        use_compilation_cache()
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert len(caplog.messages) == 1 and "JAX_COMPILATION_CACHE_DIR" in caplog.messages[0]

@@ -22,6 +22,7 @@ from rich.console import Console
 from jaxparse import cli
 from jaxparse.cli import INTERRUPTED
 from jaxparse.config import Config
+from jaxparse.data.images import write_mask
 from jaxparse.data.loaders import EvalLoader, make_train_loader
 from jaxparse.data.sources import SkippingSource, make_source
 from jaxparse.devices import make_mesh
@@ -296,3 +297,17 @@ def test_full_disk_ends_the_log_in_a_line_and_leaves_no_torn_row(tmp_path: Path)
     log.close()
     read = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(row["step"], row["train/loss"]) for row in read] == [(1, 1.0), (2, 0.5)]
+
+
+def test_masks_of_only_ignored_pixels_are_said(tmp_path: Path) -> None:
+    """Nothing is learnt and nothing is scored: no weights are called the best."""
+    for split, count in (("train", 10), ("val", 6)):
+        for index in range(count):
+            mask = make_pair(tmp_path, split, index, (64, 64))[1]
+            write_mask(mask, np.full((64, 64), 255, np.uint8))
+    config = replace(CONFIG, data_dir=str(tmp_path), workdir=str(tmp_path / "run"))
+    code, screen = run(config)
+    assert code == 0
+    assert screen.count("nothing to learn") == 6 and "nothing could be scored" in screen
+    assert not (tmp_path / "run" / BEST_WEIGHTS).exists() and "no best weights" in screen
+    assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()

@@ -153,7 +153,7 @@ def _find_folders(base: Path, split: str) -> tuple[Path, Path]:
 def _read_pair(match: tuple[Path, Path]) -> Pair:
     image, label = match
     header = read_header(image)
-    require_match(image, header, label, read_header(label))
+    require_match(image, header, label, read_header(label, "mask"))
     return Pair(image, label, header.size)
 
 

@@ -110,14 +110,14 @@ class Header(NamedTuple):
     orientation: int  # EXIF's, by which it was turned upright; 1 if there is none
 
 
-def read_header(path: Path) -> Header:
-    """From the header, without decoding pixels. Raises ValueError."""
+def read_header(path: Path, kind: str = "image") -> Header:
+    """From the header, without decoding pixels. Raises ValueError; `kind` is for its message."""
     try:
         with Image.open(path, formats=available(PICTURE_FORMATS)) as picture:
             width, height = picture.size
             orientation = _orientation(picture)
     except READ_ERRORS as error:
-        raise ValueError(_unreadable("image", path, error)) from error
+        raise ValueError(_unreadable(kind, path, error)) from error
     size = (width, height) if orientation in QUARTER_TURNS else (height, width)
     return Header(size, orientation)
 
@@ -253,7 +253,7 @@ def read_pair(
     image_path: Path, label_path: Path, order: str = "official"
 ) -> tuple[Image.Image, np.ndarray]:
     """The RGB picture and its mask, uint8 [H, W]: read_image, read_label, and a matching pair."""
-    require_match(image_path, read_header(image_path), label_path, read_header(label_path))
+    require_match(image_path, read_header(image_path), label_path, read_header(label_path, "mask"))
     return read_image(image_path), read_label(label_path, order)
 
 

@@ -30,7 +30,7 @@ from jaxparse.classes import NAMES, NUM_CLASSES
 from jaxparse.config import Config
 from jaxparse.data.images import as_picture, write_mask
 from jaxparse.data.sources import resize_image
-from jaxparse.devices import make_mesh, replicated
+from jaxparse.devices import local_devices, make_mesh, replicated
 from jaxparse.models.ops.resize import resize_bilinear
 from jaxparse.parsing.network import make_logits_step
 from jaxparse.parsing.overlay import overlay
@@ -152,7 +152,7 @@ class Parser:
         self.test_time = test_time
         self.image_size = config.image_size
         self.batch_size = config.batch_size
-        devices = jax.local_devices()
+        devices = local_devices()
         mesh = make_mesh(devices if config.batch_size % len(devices) == 0 else devices[:1])
         self._sharding = NamedSharding(mesh, PartitionSpec("data"))
         weights = jax.device_put((params, batch_stats), replicated(mesh))

@@ -1,6 +1,7 @@
 """The log of a run: metrics.jsonl, one object per line, and the same as TensorBoard events."""
 
 import json
+import math
 import os
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -24,12 +25,20 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     return [row for line in lines if (row := _parse(line))]
 
 
-def _parse(line: str) -> dict[str, float] | None:
+def _parse(line: str) -> dict[str, float | str | None] | None:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError:
+    except (RecursionError, ValueError):
         return None
-    return row if isinstance(row, dict) and "step" in row else None
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return None
+    known = {name: value for name, value in row.items() if isinstance(value, int | float | str)}
+    return {name: None if _is_nan(value) else value for name, value in known.items()}
+
+
+def _is_nan(value: float | str) -> bool:
+    """Whether there is no number: where nothing could be scored."""
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 class Events:
@@ -87,22 +96,23 @@ class MetricsLog:
             )
 
     def write(self, step: int, prefix: str, values: dict[str, float]) -> None:
-        """Adds a row {"step", prefix/name: value, ...}."""
+        """Adds a row {"step", prefix/name: value, ...}; null for what is not a finite number."""
         values = {f"{prefix}/{name}": value for name, value in values.items()}
-        self._append({"step": step} | values)
+        missing = {name: None for name, value in values.items() if _is_nan(value)}
+        self._append({"step": step} | values | missing)
         if self._events:
             with self._writing():
-                self._events.write(step, values)
+                self._events.write(step, {k: v for k, v in values.items() if k not in missing})
 
     def note(self, step: int, text: str) -> None:
         """Adds a row {"step", "note": text}."""
         self._append({"step": step, "note": text})
 
-    def _append(self, row: dict[str, float | str]) -> None:
+    def _append(self, row: dict[str, float | str | None]) -> None:
         self.rows.append(row)
         if self.is_main:
             with self._writing():
-                self._file.write(json.dumps(row) + "\n")
+                self._file.write(json.dumps(row, allow_nan=False) + "\n")
                 self._file.flush()
 
     def _writing(self) -> AbstractContextManager[None]:
@@ -114,7 +124,8 @@ class MetricsLog:
 
     def best(self, name: str) -> float:
         """The highest value of `name` so far, -inf if there is none."""
-        return max((row[name] for row in self.rows if name in row), default=float("-inf"))
+        values = [row[name] for row in self.rows if row.get(name) is not None]
+        return max(values, default=-math.inf)
 
     def close(self) -> None:
         if self.is_main:
@@ -158,14 +169,15 @@ def read_runs(folders: list[Path]) -> list[Run]:
 
 def series(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps, ascending, and finite values [N] of `name`; of rows of the same step the last."""
-    values = {row["step"]: row[name] for row in run.rows if name in row}
+    values = {row["step"]: row[name] for row in run.rows if row.get(name) is not None}
     pairs = sorted(pair for pair in values.items() if np.isfinite(pair[1]))
     return tuple(np.array(pairs, np.float64).reshape(-1, 2).T)
 
 
 def best_row(run: Run) -> dict[str, float]:
-    """All that was logged at the evaluation with the highest mIoU: the first of equals, the one
-    training keeps. Empty before the first evaluation.
+    """All that was logged at the evaluation with the highest mIoU, the first if several are equal.
+
+    Empty before the first evaluation.
     """
     steps, values = series(run, "val/mIoU")
     if not len(steps):
@@ -176,4 +188,4 @@ def best_row(run: Run) -> dict[str, float]:
 
 def class_ious(row: dict[str, float]) -> np.ndarray:
     """IoU [19] in percent; NaN for classes that were absent, or not logged."""
-    return 100 * np.array([row.get(f"IoU/{name}", np.nan) for name in NAMES])
+    return 100 * np.array([row.get(f"IoU/{name}") for name in NAMES], np.float64)

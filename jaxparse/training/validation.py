@@ -195,4 +195,6 @@ def evaluation_line(step: int, name: str, result: Scores) -> str:
     """One line for the terminal."""
     means = "  ".join(f"{name} {100 * value:.2f}" for name, value in result.means().items())
     average = " of the moving average" if name == "val_ema" else ""
+    if math.isnan(result.mean_iou):
+        means = "nothing could be scored: every pixel of the masks is 255 (ignored)"
     return f"evaluation{average} after step {step}: {means}"

@@ -5,6 +5,7 @@ and the origin of the weights are metadata. They load strictly.
 """
 
 import json
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from jaxparse.classes import LABEL_ORDERS, NAMES, order_names
-from jaxparse.config import Config, load_experiment, read_config
+from jaxparse.config import Config, config_from, load_experiment, read_config
 from jaxparse.files import atomic_path, reason
 from jaxparse.models import split_model
 
@@ -22,6 +23,7 @@ from jaxparse.models import split_model
 BEST_WEIGHTS = "best.safetensors"
 BEST_EMA_WEIGHTS = "best_ema.safetensors"
 # The fields that decide the network's shapes.
+METADATA = {"network", "classes", "source", "fresh"}
 NETWORK_FIELDS = ("backbone", "head", "head_channels", "auxiliary_channels")
 
 
@@ -61,15 +63,17 @@ def save_weights(
     is_backbone = all(name.startswith("backbone.") for name in arrays)
     fields = NETWORK_FIELDS[:1] if is_backbone else NETWORK_FIELDS
     size = {} if is_backbone else {"image_size": config.image_size}
+    arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
     metadata = {
         "format": "jaxparse",
         "network": json.dumps({name: getattr(config, name) for name in fields} | size),
         "classes": ",".join(NAMES),
         "source": origin,
         "fresh": ",".join(fresh),
+        "crc32": json.dumps({name: zlib.crc32(array) for name, array in arrays.items()}),
     }
     # Not save_file: it leaves a temporary file of its own when killed, and hides the disk's errors.
-    content = save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata)
+    content = save(arrays, metadata)
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
@@ -80,13 +84,50 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
         with safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return arrays, file.metadata() or {}
-    except SafetensorError as error:
+    except (SafetensorError, OSError, TypeError) as error:  # TypeError: of types numpy lacks
         why = reason(error)
         raise ValueError(f"{path} is not a safetensors file or is truncated: {why}") from error
 
 
+def _intact(path: str | Path, arrays: Mapping[str, np.ndarray], sums: str) -> dict[str, np.ndarray]:
+    """The arrays as float32. Raises ValueError for one that is not as it was written, or finite."""
+    expected = _parsed(path, "crc32", sums)
+    for name, array in arrays.items():
+        if name in expected and zlib.crc32(np.ascontiguousarray(array)) != expected[name]:
+            raise ValueError(f"{path} is damaged: {name} has another checksum; copy it again")
+        if not np.issubdtype(array.dtype, np.floating):
+            raise ValueError(f"{path} holds {name} as {array.dtype}, expected float32")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{path} holds values in {name} that are not finite numbers")
+    return {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}
+
+
+def _parsed(path: str | Path, key: str, text: str) -> dict[str, Any]:
+    """The dict that a metadata value holds as JSON."""
+    try:
+        value = json.loads(text)
+    except (RecursionError, json.JSONDecodeError):
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: its metadata {key} is not a JSON object")
+    return value
+
+
+def network_fields(path: str | Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of Config that the weights were saved for. Raises ValueError for others."""
+    network = _parsed(path, "network", metadata["network"])
+    config_from(network, path)  # names and types
+    if "backbone" not in network:
+        raise ValueError(f"{path} is damaged: its metadata names no backbone")
+    return network
+
+
 def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Arrays by dotted name and the metadata. Raises ValueError if it is not a jaxparse file."""
+    """Arrays float32 by dotted name and the metadata.
+
+    Raises ValueError if jaxparse did not write the file, or if it is damaged: a checksum differs
+    (files of older versions have none), or a value is not a finite number.
+    """
     if not Path(path).is_file():
         raise ValueError(
             f"there is no file or run {path}; train one, or convert weights with "
@@ -98,6 +139,9 @@ def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str
             f"{path} was not written by jaxparse; convert it with "
             "python -m jaxparse.convert_weights --weights"
         )
+    if missing := METADATA - metadata.keys():
+        raise ValueError(f"{path} is damaged: its metadata lacks {', '.join(sorted(missing))}")
+    arrays = _intact(path, arrays, metadata.get("crc32", "{}"))
     classes = metadata["classes"].split(",")
     if classes != list(NAMES):
         orders = (order for order in LABEL_ORDERS if list(order_names(order)) == classes)
@@ -123,7 +167,7 @@ def load_weights(
     if names or shapes do not match, it lists those of both sides.
     """
     arrays, metadata = read_weights(path)
-    network = json.loads(metadata["network"])
+    network = network_fields(path, metadata)
     network.pop("image_size", None)  # the weights fit any
     expected = {name: getattr(config, name, None) for name in network}
     faults = [f"{n} {network[n]}, not {expected[n]}" for n in network if network[n] != expected[n]]
@@ -174,7 +218,7 @@ def config_of_weights(path: str | Path) -> Config:
 
     Raises ValueError for a backbone-only file.
     """
-    fields = json.loads(read_weights(path)[1]["network"])
+    fields = network_fields(path, read_weights(path)[1])
     if "head_channels" not in fields:
         raise ValueError(
             f"{path} contains only a backbone; train from it first (train --init-weights {path})"

@@ -59,3 +59,18 @@ def test_other_processes_keep_rows_and_write_nothing(tmp_path: Path) -> None:
     log.close()
     assert log.best("val/mIoU") == 0.5
     assert not any(tmp_path.iterdir())
+
+
+def test_what_is_no_number_is_null_and_never_the_best(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 2, "val/mIoU": NaN}\n{"step": "3"}\n{"step": 4, "val/mIoU": []}\n')
+    log = MetricsLog(tmp_path, 4)
+    assert [row["step"] for row in log.rows] == [2, 4]
+    assert log.best("val/mIoU") == float("-inf")
+    log.write(5, "val", {"mIoU": float("nan"), "aAcc": 0.5})
+    log.write(6, "val", {"mIoU": 0.25})
+    assert log.has("val/mIoU", 5) and log.best("val/mIoU") == 0.25
+    log.close()
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert rows[-2] == {"step": 5, "val/mIoU": None, "val/aAcc": 0.5}
+    assert "NaN" not in path.read_text()

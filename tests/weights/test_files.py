@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,3 +178,69 @@ def test_a_run_stands_for_its_best_weights(tmp_path: Path, arrays: dict[str, np.
     config, params, batch_stats = load_network(str(tmp_path))
     assert config == CONFIG
     assert (flatten(params) | flatten(batch_stats)).keys() == arrays.keys()
+
+
+def test_damaged_weights_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, arrays, CONFIG, "a test")
+    whole = path.read_bytes()
+    for kept in (len(whole) * 6 // 10, len(whole) - 4):
+        path.write_bytes(whole[:kept] + bytes(len(whole) - kept))
+        with refuses(path, "checksum"):
+            read_weights(path)
+    path.write_bytes(whole)
+    read_weights(path)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda x: x.astype(np.int32), "int32"),
+        (lambda x: np.full_like(x, np.nan), "not finite"),
+        (lambda x: np.full_like(x, np.inf), "not finite"),
+    ],
+)
+def test_values_that_no_network_can_have(
+    tmp_path: Path, arrays: dict[str, np.ndarray], change: Callable, words: str
+) -> None:
+    path, name = tmp_path / "w.safetensors", "decode_head.conv_seg.bias"
+    save_weights(path, arrays | {name: change(arrays[name])}, CONFIG, "a test")
+    with refuses(path, name, words):
+        read_weights(path)
+
+
+def test_half_precision_and_files_without_sums_are_read(
+    tmp_path: Path, arrays: dict[str, np.ndarray]
+) -> None:
+    path = tmp_path / "w.safetensors"
+    half = {name: array.astype(np.float16) for name, array in arrays.items()}
+    save_weights(path, half, CONFIG, "a test")
+    metadata = read_weights(path)[1]
+    del metadata["crc32"]
+    save_file(half, path, metadata)
+    for name, array in read_weights(path)[0].items():
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, half[name])
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"network": "{"}, "network"),
+        ({"network": "[]"}, "network"),
+        ({"network": '{"backbone": "swin_t", "future": 1}'}, "newer"),
+        ({"network": '{"backbone": "swin_t", "head_channels": "many"}'}, "head_channels"),
+        ({"network": "{}"}, "backbone"),
+        ({"classes": None}, "classes"),
+        ({"crc32": "3"}, "crc32"),
+    ],
+)
+def test_metadata_is_not_trusted(
+    tmp_path: Path, arrays: dict[str, np.ndarray], changes: dict[str, str | None], words: str
+) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, arrays, CONFIG, "a test")
+    metadata = {k: v for k, v in (read_weights(path)[1] | changes).items() if v is not None}
+    save_file(arrays, path, metadata)
+    with refuses(path, words):
+        load_network(path)
