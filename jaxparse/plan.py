@@ -27,6 +27,7 @@ from rich.table import Table
 from jaxparse import cli
 from jaxparse.config import Config, parse_arguments
 from jaxparse.devices import replicated
+from jaxparse.models import fewest_pictures, require_enough_pictures
 from jaxparse.models.parameters import parameters_table
 from jaxparse.training.gpus import GPU, GPUS
 from jaxparse.training.steps import TrainState, init_state, make_train_step
@@ -190,13 +191,14 @@ def least_seconds(plan: Plan, gpu: GPU, precision: str) -> float:
 def changes_to_try(config: Config, half: str) -> Iterator[dict[str, Any]]:
     """Changes that save memory: those that cost nothing first, a smaller batch last.
 
-    Accumulation steps are the batch size's divisors, at last picture by picture.
+    Accumulation steps are the batch size's divisors that leave enough pictures for batch norm.
     """
-    lean = {"precision": half, "remat": True}
-    parts = [n for n in range(2, config.batch_size + 1) if config.batch_size % n == 0]
+    lean, fewest = {"precision": half, "remat": True}, fewest_pictures(config)
+    divisors = [n for n in range(2, config.batch_size + 1) if config.batch_size % n == 0]
+    parts = [n for n in divisors if config.batch_size // n >= fewest]
     changes = [{"precision": half}, {"remat": True}, lean]
     changes += [lean | {"accumulate_steps": n} for n in parts]
-    changes += [lean | {"accumulate_steps": 1, "batch_size": 1}]
+    changes += [lean | {"accumulate_steps": 1, "batch_size": fewest}]
     tried = [config]
     for change in changes:
         change = {k: v for k, v in change.items() if v != getattr(config, k)}
@@ -267,6 +269,7 @@ def plan_run(config: Config, exp: str, device: str, console: Console) -> int:
     """
     if device not in (*GPUS, "cpu"):
         raise ValueError(f"there is no device {device}; give one of: cpu, {', '.join(GPUS)}")
+    require_enough_pictures(config)
     gpu = GPUS.get(device)
     say = partial(console.print, soft_wrap=True, highlight=False)
     mesh = mesh_for(gpu)

@@ -30,6 +30,7 @@ from jaxparse.devices import (
     use_compilation_cache,
 )
 from jaxparse.files import sole_run, writing
+from jaxparse.models import require_enough_pictures
 from jaxparse.models.parameters import parameters_table
 from jaxparse.scoring.scores import Scores
 from jaxparse.scoring.tables import scores_table
@@ -73,6 +74,7 @@ def train(config: Config, console: Console, exp: str = "NAME") -> int:
     Raises ValueError for bad data, weights, flags, or a workdir of another run or in use by one;
     OSError if the workdir cannot be written.
     """
+    require_enough_pictures(config)
     weights = find_init_weights(config, exp)
     mesh = make_mesh()
     require_shards(config.batch_size // config.accumulate_steps, mesh)

@@ -84,14 +84,14 @@ def test_order_of_the_changes() -> None:
         "--remat",
         lean,
         f"{lean} --accumulate-steps 2",
-        f"{lean} --accumulate-steps 4",
-        f"{lean} --batch-size 1",
+        f"{lean} --batch-size 2",
     ]
     done = replace(CONFIG, precision="float16", remat=True, accumulate_steps=2)
     assert [flags(change) for change in changes_to_try(done, "float16")] == [
-        "--accumulate-steps 4",
-        "--accumulate-steps 1 --batch-size 1",
+        "--accumulate-steps 1 --batch-size 2",
     ]
+    pooling_free = [flags(c) for c in changes_to_try(replace(CONFIG, head="psanet"), "float16")]
+    assert pooling_free[-2:] == [f"{lean} --accumulate-steps 4", f"{lean} --batch-size 1"]
 
 
 def test_search_stops_at_the_first_change_that_fits(

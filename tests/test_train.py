@@ -204,3 +204,10 @@ def test_old_flag_for_a_plan_still_works(
     assert called == ["jaxparse.plan"]
     assert sys.argv == ["train", "--exp", "swin_b", "--device", "h100"]
     assert capsys.readouterr().err.count("python -m jaxparse.plan") == 1
+
+
+@pytest.mark.parametrize("changes", [{"batch_size": 1}, {"accumulate_steps": 4}])
+def test_batch_norm_of_one_value_is_refused(changes: dict[str, int], tmp_path: Path) -> None:
+    with refuses("upernet", "--batch-size", "--accumulate-steps"):
+        run(replace(CONFIG, workdir=str(tmp_path / "run"), **changes))
+    assert not (tmp_path / "run").exists()

@@ -23,6 +23,27 @@ HEADS: dict[str, Callable[..., nnx.Module]] = {
 }
 
 
+# They pool a map to one pixel per picture and batch-normalise it: over a single picture the output
+# is constant and the running variance goes to 0. torch refuses that.
+POOLING_HEADS = ("upernet", "deeplabv3plus")
+
+
+def fewest_pictures(config: Config) -> int:
+    """Pictures that a training step needs at once for the network's batch norms."""
+    return 2 if config.head in POOLING_HEADS else 1
+
+
+def require_enough_pictures(config: Config) -> None:
+    """Raises ValueError if batch norm would see a single value per channel."""
+    pictures, fewest = config.batch_size // config.accumulate_steps, fewest_pictures(config)
+    if pictures < fewest:
+        raise ValueError(
+            f"the head {config.head} needs {fewest} pictures at once for its batch norm, and "
+            f"--batch-size {config.batch_size} in {config.accumulate_steps} parts gives "
+            f"{pictures}: raise --batch-size or lower --accumulate-steps"
+        )
+
+
 def build_backbone(config: Config, rngs: nnx.Rngs) -> nnx.Module:
     """The backbone of `config`; its `channels` are those of its four maps.
 
