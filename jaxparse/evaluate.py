@@ -35,6 +35,7 @@ from jaxparse.scoring.scores import (
     joined_scores,
     likelier_order,
     picture_f1,
+    sides_are_exchanged,
 )
 from jaxparse.scoring.tables import results, scores_table
 from jaxparse.weights.files import find_weights, load_network
@@ -72,6 +73,13 @@ def publish(counts: Sequence[Counts], about: dict[str, Any], output: Path) -> No
                 soft_wrap=True,
             )
             break
+    if sides_are_exchanged(confusion):
+        console.print(
+            "warning: left and right look exchanged between predictions and labels (compare the "
+            "scores with left and right joined): one side may be mirrored, or call the viewer's "
+            "left left",
+            soft_wrap=True,
+        )
     with atomic_path(output) as temporary:
         content = about | {"pictures": len(counts)} | results(*figures)
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")

@@ -162,3 +162,11 @@ def likelier_order(confusion: np.ndarray, orders: Mapping[str, Sequence[int]]) -
         gains[name] = mean_ious(renamed) - mean_ious(confusion)
     best = max(gains, key=gains.__getitem__, default=None)
     return best if best is not None and gains[best] > LIKELIER_BY else None
+
+
+def sides_are_exchanged(confusion: np.ndarray) -> bool:
+    """Whether most pixels that both masks give to an eye, a brow or an ear differ in their side."""
+    left, right = np.transpose(LEFT_RIGHT_PAIRS)
+    same = confusion[left, left] + confusion[right, right]  # [3]
+    crossed = confusion[left, right] + confusion[right, left]
+    return bool((crossed > same).sum() >= 2 and crossed.sum() > same.sum())

@@ -9,6 +9,7 @@ from jaxparse.scoring.scores import (
     joined_scores,
     likelier_order,
     picture_f1,
+    sides_are_exchanged,
 )
 from tests.masks import blobs, matrix
 
@@ -150,3 +151,14 @@ def test_a_small_gain_is_no_other_order() -> None:
 
 def test_names_of_scores_are_the_classes() -> None:
     assert Scores.of(matrix()).names == NAMES
+
+
+def test_exchanged_sides_are_noticed() -> None:
+    """Eyes 4 5, brows 6 7, ears 8 9: two of the three must mostly be crossed."""
+    right = [(index, index, 10) for index in range(4, 10)]
+    assert not sides_are_exchanged(matrix(*right))
+    assert sides_are_exchanged(matrix(*((a, b ^ 1, n) for a, b, n in right)))
+    eyes = (4, 5, 30), (5, 4, 30)
+    assert not sides_are_exchanged(matrix(*right, *eyes))
+    assert sides_are_exchanged(matrix(*right, *eyes, (6, 7, 11), (7, 6, 11)))
+    assert not sides_are_exchanged(matrix((1, 1, 5)))
