@@ -19,7 +19,7 @@ import tyro
 
 from jaxparse import cli
 from jaxparse.classes import LabelOrder
-from jaxparse.data.folders import find_images
+from jaxparse.data.folders import find_images, other_files
 from jaxparse.data.images import write_image, write_mask
 from jaxparse.devices import use_compilation_cache
 from jaxparse.files import atomic_path, read_ahead
@@ -168,6 +168,9 @@ def predict(
         skipped = f", {bad} of {len(paths)} pictures skipped" if bad else ""
         if output:
             print(f"{len(paths) - bad} masks in {output}{skipped}")
+            if others := other_files(input):
+                names = ", ".join([path.name for path in others[:3]] + ["…"] * (len(others) > 3))
+                print(f"not taken for pictures: {len(others)} ({names})")
         if submission:
             for warning in write_submission(Path(folder), paths, submission, format):
                 print("warning:", warning, file=sys.stderr)

@@ -34,7 +34,7 @@ from jaxparse.models import require_enough_pictures
 from jaxparse.models.parameters import parameters_table
 from jaxparse.scoring.scores import Scores
 from jaxparse.scoring.tables import scores_table
-from jaxparse.training.checkpoint import Checkpoints, quiet_aftermath
+from jaxparse.training.checkpoint import Checkpoints, has_checkpoint, quiet_aftermath
 from jaxparse.training.interval import Interval, log_line, require_finite_state
 from jaxparse.training.logs import MetricsLog
 from jaxparse.training.steps import TrainState, make_train_step, start_state
@@ -75,7 +75,8 @@ def train(config: Config, console: Console, exp: str = "NAME") -> int:
     OSError if the workdir cannot be written.
     """
     require_enough_pictures(config)
-    weights = find_init_weights(config, exp)
+    # A run that resumes needs its checkpoint, not what it once started from.
+    weights = None if has_checkpoint(config.workdir) else find_init_weights(config, exp)
     mesh = make_mesh()
     require_shards(config.batch_size // config.accumulate_steps, mesh)
     show(console, device_line())

@@ -1,6 +1,7 @@
 """The training run: resuming, stopping, refusing; the mini network on drawn faces."""
 
 import os
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -211,3 +212,13 @@ def test_batch_norm_of_one_value_is_refused(changes: dict[str, int], tmp_path: P
     with refuses("upernet", "--batch-size", "--accumulate-steps"):
         run(replace(CONFIG, workdir=str(tmp_path / "run"), **changes))
     assert not (tmp_path / "run").exists()
+
+
+def test_resuming_does_not_need_what_the_run_started_from(whole: Config, tmp_path: Path) -> None:
+    config = replace(whole, init_weights=str(tmp_path / "gone.safetensors"))
+    with refuses("gone.safetensors"):
+        run(replace(config, workdir=str(tmp_path / "new")))
+    shutil.copytree(whole.workdir, tmp_path / "run")
+    config = replace(config, workdir=str(tmp_path / "run"))
+    save_config(config, config.workdir)
+    assert run(config)[0] == 0

@@ -46,6 +46,15 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
     return images
 
 
+def other_files(paths: Iterable[Path]) -> list[Path]:
+    """What the folders among `paths` hold that `find_images` does not take, hidden files aside."""
+    found = []
+    for folder in (path for path in paths if path.is_dir()):
+        taken = set(_pictures(folder, PREDICT_SUFFIXES))
+        found += sorted(p for p in folder.iterdir() if p not in taken and p.name[0] != ".")
+    return found
+
+
 def _pictures(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """The folder's files of these suffixes, sorted by name, without hidden ones."""
     files = [

@@ -95,6 +95,12 @@ def _restore_shared_position(data: Path, loader: grain.DatasetIterator) -> None:
     loader.set_state({"next_index": taken // jax.process_count()})
 
 
+def has_checkpoint(workdir: str | Path) -> bool:
+    """Whether the run in `workdir` has saved its state."""
+    folder = Path(workdir) / "checkpoints"
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
 class Checkpoints:
     """The training states of a run, the newest two, by orbax.
 

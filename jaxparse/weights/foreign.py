@@ -26,6 +26,16 @@ IGNORED = (
 )
 
 
+# How files begin that are often taken for weights -> what they are, and the fix.
+OTHER_FILES = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself: run git lfs pull"),
+    (b"<", "a web page: download the file itself"),
+    (b"\x1f\x8b", "compressed by gzip: unpack it first"),
+    (b"\x08", "an ONNX model: give the checkpoint that it was made from"),
+)
+ZIP, PICKLE = b"PK\x03\x04", b"\x80"  # torch's files, new and old
+
+
 class Ignored:
     """Replaces an object that holds no weights, and keeps nothing of it."""
 
@@ -57,10 +67,25 @@ def download(name: str, next_command: str) -> Path:
 def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
     """Arrays, all float32, by their names in a .safetensors or a torch file.
 
-    Raises ValueError for a file that is damaged, holds no weights, or asks to run code.
+    The kind is told by the content, not by the suffix. Raises ValueError for a file that is
+    damaged, holds no weights or values that are not finite numbers, or asks to run code.
     """
-    read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
-    return {name.removeprefix("module."): array for name, array in read(path).items()}
+    with path.open("rb") as file:
+        start = file.read(64)
+    is_safetensors = start[8:9] == b"{"  # behind the length of its header
+    for beginning, what in OTHER_FILES:
+        if start.startswith(beginning) and not is_safetensors:
+            raise ValueError(f"{path} is {what}")
+    unknown = not is_safetensors and not start.startswith((ZIP, PICKLE))
+    if is_safetensors or (unknown and path.suffix == ".safetensors"):
+        read = _read_safetensors
+    else:
+        read = _read_torch
+    arrays = {name.removeprefix("module."): array for name, array in read(path).items()}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{path} holds values in {name} that are not finite numbers")
+    return arrays
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -90,6 +115,13 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     weights = _unwrap(checkpoint)
     if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise ValueError(f"{path} is not the checkpoint of a network: it holds no state dict")
+    for key, value in weights.items():
+        plain = value.layout == torch.strided and not (value.is_quantized or value.is_meta)
+        if not plain or value.is_complex():
+            raise ValueError(
+                f"{path} holds {key} as {value.dtype}, {value.layout} on {value.device}; expected "
+                "plain tensors of numbers: save the state dict of the model on the CPU"
+            )
     return {str(key): value.detach().float().numpy() for key, value in weights.items()}
 
 

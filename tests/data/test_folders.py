@@ -96,3 +96,13 @@ def test_find_images_lists_files_and_folders(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with refuses(tmp_path / "empty", "no .jpg"):
         folders.find_images([tmp_path / "empty"])
+
+
+def test_what_is_not_taken_for_a_picture_is_listed(tmp_path: Path) -> None:
+    for name in ("b.jfif", "a.gif", "c.heic", "d.txt", ".hidden"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "e.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "sub").mkdir()
+    assert [path.name for path in folders.find_images([tmp_path])] == ["a.gif", "b.jfif"]
+    others = folders.other_files([tmp_path, tmp_path / "a.gif"])
+    assert [path.name for path in others] == ["c.heic", "d.txt", "e.jpg", "sub"]

@@ -113,9 +113,9 @@ def test_pickle_that_runs_code_is_refused(
     "name, content, word",
     [
         ("f.pth", b"", "EOFError"),
-        ("f.pth", b"<!DOCTYPE html>\n<p>", "not a torch checkpoint"),
+        ("f.pth", b"weights\n", "not a torch checkpoint"),
         ("f.safetensors", b"", "not a safetensors file"),
-        ("f.safetensors", b"<!DOCTYPE html>\n<p>", "not a safetensors file"),
+        ("f.safetensors", b"weights\n", "not a safetensors file"),
     ],
 )
 def test_file_of_another_kind(name: str, content: bytes, word: str, tmp_path: Path) -> None:
@@ -199,3 +199,42 @@ def test_broken_download_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
     with refuses("timm/a.b", "404"):
         download("a.b", "convert")
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
+        (b"<!DOCTYPE html><title>Google Drive - Virus scan warning</title>", "web page"),
+        (b"\x1f\x8b\x08\x00" + bytes(60), "gzip"),
+        (b"\x08\x07\x12\x07pytorch" + bytes(60), "ONNX"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_files_that_are_often_taken_for_weights(
+    tmp_path: Path, content: bytes, words: str, suffix: str
+) -> None:
+    path = tmp_path / f"f{suffix}"
+    path.write_bytes(content)
+    with refuses(path, words):
+        read_checkpoint(path)
+
+
+def test_the_suffix_is_not_believed(tmp_path: Path) -> None:
+    for suffix, other in ((".safetensors", ".pth"), (".pth", ".safetensors")):
+        path = write(tmp_path / f"f{suffix}", foreign.timm())
+        require_equal(read_checkpoint(path.rename(tmp_path / f"g{other}")), foreign.timm())
+
+
+def test_tensors_that_are_not_plain_numbers(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
+    path = tmp_path / "f.pth"
+    for tensor, words in (
+        (torch.zeros(3).to_sparse(), "sparse"),
+        (torch.zeros(3, device="meta"), "meta"),
+        (torch.zeros(3, dtype=torch.complex64), "complex64"),
+        (torch.tensor([1.0, float("nan")]), "not finite"),
+    ):
+        torch.save({"state_dict": {"a.weight": tensor}}, path)
+        with refuses(path, "a.weight", words):
+            read_checkpoint(path)
