@@ -5,6 +5,7 @@ loss of the step before, so the next batch is decoded and copied while the devic
 """
 
 import runpy
+import shlex
 import sys
 from collections import deque
 from contextlib import ExitStack, closing, nullcontext
@@ -62,7 +63,7 @@ def finish(
     show(console, f"best weights: {workdir / BEST_WEIGHTS}")
     if state.ema:
         show(console, f"best moving average of the weights: {workdir / BEST_EMA_WEIGHTS}")
-    command = f"python -m jaxparse.predict --weights {workdir}"
+    command = f"python -m jaxparse.predict --weights {shlex.quote(str(workdir))}"
     show(console, f"masks of your pictures: {command} --input PICTURES --output MASKS --overlay")
 
 

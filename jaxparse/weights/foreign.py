@@ -101,8 +101,9 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} needs PyTorch to be read: {fix}") from error
     stand_ins = torch.serialization.safe_globals([(Ignored, name) for name in IGNORED])
     try:
-        with stand_ins, warnings.catch_warnings(action="ignore"):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        # An open file: torch reads a path that ends in .safetensors by another way.
+        with stand_ins, warnings.catch_warnings(action="ignore"), path.open("rb") as file:
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken pickle can raise anything
         code = re.search(r"GLOBAL (\S+) (was not|whose)", str(error))
         if code:
