@@ -51,6 +51,17 @@ def compilation_cache(request: pytest.FixtureRequest) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+# Begun first, or one core would wait for the other at the end.
+LONGEST = ("test_networks", "test_train_faults", "test_precision", "test_devices", "test_train")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+
+    items.sort(key=rank)
+
+
 @pytest.fixture(scope="session")
 def nano(tmp_path_factory: pytest.TempPathFactory) -> Nano:
     folder = tmp_path_factory.mktemp("nano")

@@ -95,7 +95,13 @@ def as_picture(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
         return read_image(Path(source))
     if isinstance(source, Image.Image):
         return _to_rgb(ImageOps.exif_transpose(source))
-    if source.dtype != np.uint8 or source.ndim not in (2, 3) or source.shape[2:] not in ((), (3,)):
+    if not hasattr(source, "__array__"):
+        raise ValueError(
+            f"a {type(source).__name__} is not a picture; expected a path, a PIL image or an array"
+        )
+    source = np.asarray(source)  # of jax as well
+    is_picture = source.ndim == 2 or (source.ndim == 3 and source.shape[2] == 3)
+    if source.dtype != np.uint8 or not is_picture or not source.size:
         raise ValueError(
             f"an array of {source.dtype} {list(source.shape)} is not a picture; expected uint8 "
             "[height, width, 3] in RGB, 0..255"

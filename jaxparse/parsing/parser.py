@@ -174,7 +174,12 @@ class Parser:
 
         Raises ValueError if one cannot be read.
         """
-        if isinstance(pictures, PictureLike):
+        is_array = hasattr(pictures, "__array__")  # also of jax, which iterate over rows
+        if (
+            is_array
+            or isinstance(pictures, PictureLike | bytes)
+            or not isinstance(pictures, Iterable)
+        ):
             picture = self.prepare(pictures)
             # Do not pad a single picture to a whole batch.
             return next(self.parse([picture], self._sharding.mesh.size))

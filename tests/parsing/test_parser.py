@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -140,6 +141,7 @@ def test_loads_what_a_weights_file_says(nano: Nano) -> None:
         (np.zeros((4, 4, 3), np.float32), "float32 [4, 4, 3]"),
         (np.zeros((4, 4, 4), np.uint8), "uint8 [4, 4, 4]"),
         (np.zeros(4, np.uint8), "uint8 [4]"),
+        (np.zeros((0, 4, 3), np.uint8), "uint8 [0, 4, 3]"),
     ],
 )
 def test_arrays_of_other_kinds_are_refused(
@@ -147,6 +149,17 @@ def test_arrays_of_other_kinds_are_refused(
 ) -> None:
     with refuses(words, "uint8 [height, width, 3]"):
         make_parser()(array)
+
+
+@pytest.mark.parametrize("source", [None, b"\xff\xd8", 3, [[0, 1], [2, 3]]])
+def test_what_is_no_picture_is_refused(make_parser: Callable, source: object) -> None:
+    with refuses("is not a picture", "a path, a PIL image or an array"):
+        make_parser()(source)
+
+
+def test_arrays_of_jax_are_pictures(make_parser: Callable) -> None:
+    image = face(3, (20, 30))
+    np.testing.assert_array_equal(make_parser()(jnp.asarray(image)).mask, make_parser()(image).mask)
 
 
 @pytest.mark.parametrize(
