@@ -24,7 +24,7 @@ from jaxparse.data.images import write_image, write_mask
 from jaxparse.devices import use_compilation_cache
 from jaxparse.files import atomic_path, read_ahead
 from jaxparse.parsing.parser import NO_TEST_TIME, Parser, Parsing, Picture, TestTime
-from jaxparse.scoring.submissions import Format, write_submission
+from jaxparse.scoring.submissions import Format, require_sizes, write_submission
 from jaxparse.weights.files import load_network
 
 Writer = Callable[[Path, Parsing], None]
@@ -156,6 +156,8 @@ def predict(
     paths = list(dict.fromkeys(find_images(input)))
     if not paths:
         raise ValueError("--input is empty; give pictures or folders of pictures")
+    if submission:
+        require_sizes(paths)
     writers = make_writers(overlay, logits, label_order)
     with nullcontext(output) if output else TemporaryDirectory() as folder:
         require_free(paths, Path(folder), writers)

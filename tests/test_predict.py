@@ -11,7 +11,7 @@ from jaxparse.classes import PALETTE
 from jaxparse.data.images import read_label
 from jaxparse.parsing.overlay import blend
 from jaxparse.parsing.parser import Parser, TestTime
-from jaxparse.scoring.submissions import check_submission
+from jaxparse.scoring.submissions import inspect_submission
 from tests.conftest import Nano
 from tests.parsed import draw, require_highest, resized, share_program
 from tests.refusal import refuses
@@ -196,14 +196,14 @@ def test_submission_is_written_and_checked(
     zipped = tmp_path / "out" / "test_mask.zip"
     assert command("--input", tmp_path / "in", "--submission", zipped) == 0
     assert capsys.readouterr().out == f"wrote {zipped}: 4 masks, checked\n"
-    assert check_submission(zipped, paths, "server") == []
+    assert inspect_submission(zipped, paths, "server").faults == []
     flags = ("--output", tmp_path / "masks", "--submission", zipped, "--format", "codabench")
     assert command("--input", tmp_path / "in", *flags) == 0
-    assert check_submission(zipped, paths, "codabench") == []
+    assert inspect_submission(zipped, paths, "codabench").faults == []
     content = zipped.read_bytes()
     draw(paths[2], 2, (64, 64))
     assert command("--input", tmp_path / "in", "--submission", zipped) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
-    assert all(word in error for word in (str(zipped), "test_mask/2.png", "64x64", "512x512"))
+    assert all(word in error for word in (str(paths[2]), "1 of 4", "64x64", "512x512"))
     assert zipped.read_bytes() == content  # the one before is kept

@@ -22,7 +22,7 @@ from PIL import Image
 
 from jaxparse.classes import NUM_CLASSES
 from jaxparse.data.folders import find_images
-from jaxparse.data.images import READ_ERRORS
+from jaxparse.data.images import READ_ERRORS, Header, read_header
 from jaxparse.files import atomic_path, read_ahead, reason
 
 Format = Literal["server", "codabench"]
@@ -221,9 +221,16 @@ def _warnings(masks: dict[str, int]) -> list[str]:
     return warnings
 
 
-def check_submission(path: Path, images: Path | Sequence[Path], format: Format) -> list[str]:
-    """A line per fault of the zip, each beginning with the file's name; none if it is good."""
-    return inspect_submission(path, images, format).faults
+def require_sizes(images: Sequence[Path]) -> None:
+    """Raises ValueError if the masks of these pictures will have a size that no server takes."""
+    headers = read_ahead(read_header, images, os.cpu_count() or 1)
+    wrong = [image for image, h in headers if isinstance(h, Header) and h.size != SIZE[::-1]]
+    if wrong:
+        height, width = read_header(wrong[0]).size
+        raise ValueError(
+            f"{len(wrong)} of {len(images)} pictures are not 512x512 as a submission's masks must "
+            f"be, first {wrong[0]} ({width}x{height}); give the challenge's own test images"
+        )
 
 
 def write_submission(
