@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxparse import cli
-from jaxparse.classes import IGNORE_LABEL, NAMES
+from jaxparse.classes import IGNORE_LABEL, NAMES, NUM_CLASSES
 from jaxparse.data.folders import match_names
 from jaxparse.data.images import open_picture, read_pair
 from jaxparse.files import read_ahead
 
 SPLITS = ("train", "val")
+FEW = 5  # masks, among which every class may be in all by chance
 UNITS = ("pixels", "pictures")
 
 
@@ -79,6 +80,23 @@ def _file_mode(path: Path) -> str:
         return picture.mode
 
 
+def suspicions(split: str, report: SplitReport) -> list[str]:
+    """Lines on masks that can be read and can hardly be meant."""
+    total, values = report.sizes.total(), np.flatnonzero(report.pixels).tolist()
+    lines = []
+    if 255 in values and set(values) <= {0, 255}:
+        lines.append(
+            f"warning: the masks of {split} hold only 0 and 255, so only background and ignored "
+            "pixels: a binary mask of one class needs that class's index in place of 255"
+        )
+    if total >= FEW and (report.pictures[:NUM_CLASSES] == total).all():
+        lines.append(
+            f"warning: every class is in every mask of {split}: they were probably resized with "
+            "interpolation; resize by nearest neighbour"
+        )
+    return lines
+
+
 def print_check(check: Path) -> int:
     """Reads every file of train and val, prints a summary and every bad file.
 
@@ -92,7 +110,9 @@ def print_check(check: Path) -> int:
     console.print(files_table(reports), shares_table(reports))
     # Not through rich: it would wrap the lines, which people search and copy.
     faults = [fault for report in reports.values() for fault in report.faults]
-    print("\n".join([*faults, f"{len(faults)} bad" if faults else "all files are good"]))
+    warnings = [line for split, report in reports.items() for line in suspicions(split, report)]
+    verdict = f"{len(faults)} bad" if faults else "all files can be read"
+    print("\n".join([*faults, *warnings, verdict if warnings or faults else "all files are good"]))
     return 1 if faults else 0
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxparse.data.__main__ import check_split, main
+from jaxparse.data.__main__ import check_split, main, suspicions
 from jaxparse.data.images import write_mask
 from tests.pairs import make_pair, make_split
 
@@ -56,3 +56,17 @@ def test_check_of_good_folders_succeeds(
     monkeypatch.setattr(sys, "argv", ["data", "--check", str(tmp_path)])
     assert main() == 0
     assert "all files are good" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind, words", [("binary", "only 0 and 255"), ("mixed", "nearest")])
+def test_masks_that_can_hardly_be_meant_are_said(tmp_path: Path, kind: str, words: str) -> None:
+    for index in range(5):
+        mask = make_pair(tmp_path, "train", index)[1]
+        label = np.zeros((16, 16), np.uint8)
+        label[:4] = 255 if kind == "binary" else np.arange(64).reshape(4, 16) % 19
+        write_mask(mask, label)
+    report = check_split(tmp_path, "train")
+    (line,) = suspicions("train", report)
+    assert report.faults == [] and words in line and "train" in line
+    make_split(tmp_path, "val", 6)
+    assert suspicions("val", check_split(tmp_path, "val")) == []
