@@ -1,5 +1,6 @@
 """What goes wrong around a run, done for real: kills, full disks, damaged files, a second run."""
 
+import gc
 import json
 import os
 import re

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec
 from PIL import Image
 from rich.progress import Progress
 
+from jaxparse import cli
 from jaxparse.classes import NAMES, NUM_CLASSES
 from jaxparse.config import Config
 from jaxparse.data.images import write_image
@@ -172,8 +173,7 @@ class Validation:
             per_class = zip(NAMES, result.iou, strict=True)
             self.log.write(step, "IoU", {k: float(v) for k, v in per_class if not math.isnan(v)})
         self.log.write(step, name, means)
-        line = evaluation_line(step, name, result)
-        self.bar.console.print(line, soft_wrap=True, highlight=False)
+        cli.show(self.bar.console, evaluation_line(step, name, result))
         return result
 
     def save_best(self, weights: dict[str, dict[str, Any]], file: str, source: str) -> None:
