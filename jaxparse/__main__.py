@@ -9,6 +9,8 @@ import sys
 from functools import partial
 from importlib import metadata, util
 
+from jaxparse import interrupts
+
 # In the order of a project: data, training, use.
 COMMANDS = {
     "prepare": "convert the official CelebAMask-HQ release to a folder to train on",
@@ -67,6 +69,7 @@ def main() -> int:
     if name == "--version":
         print(f"jaxparse {metadata.version('jaxparse')}")
         return 0
+    interrupts.exit_at_once()
     if name not in COMMANDS:
         print(unknown(name), file=sys.stderr)
         return 2

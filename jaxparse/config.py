@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from jaxparse import interrupts
 from jaxparse.classes import LabelOrder
 from jaxparse.files import atomic_path, reason
 
@@ -225,6 +226,7 @@ def parse_arguments(
     config = Config() if exp is tyro.MISSING else load_experiment(exp)
     default = Arguments(exp, options, config)
     arguments = tyro.cli(Arguments, prog=prog, description=description, args=args, default=default)
+    interrupts.raise_again()
     return arguments.exp, arguments.config, arguments.further
 
 

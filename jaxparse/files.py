@@ -1,4 +1,4 @@
-"""Atomic writes, run locks, failed writes, reading ahead in threads."""
+"""Atomic writes, run locks, failed writes, what is being read, reading ahead in threads."""
 
 import fcntl
 import logging
@@ -9,11 +9,25 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+# The file that this thread is reading, to be named in warnings of the libraries that decode it.
+being_read: ContextVar[Path | None] = ContextVar("being_read", default=None)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """The block reads the file: sets `being_read`."""
+    token = being_read.set(path)
+    try:
+        yield
+    finally:
+        being_read.reset(token)
 
 
 @contextmanager

@@ -16,8 +16,9 @@ from rich.console import Console
 
 from jaxparse import cli
 from jaxparse.cli import show
-from jaxparse.config import Config, parse_arguments, require_same_run, save_config
+from jaxparse.config import SYNTHETIC, Config, parse_arguments, require_same_run, save_config
 from jaxparse.data.loaders import EvalLoader, make_train_loader
+from jaxparse.data.suspicions import data_warnings
 from jaxparse.devices import (
     ONE_PROCESS,
     StopVote,
@@ -31,6 +32,7 @@ from jaxparse.devices import (
     use_compilation_cache,
 )
 from jaxparse.files import sole_run, writing
+from jaxparse.interrupts import INTERRUPTED
 from jaxparse.models import require_enough_pictures
 from jaxparse.models.parameters import parameters_table
 from jaxparse.scoring.scores import Scores
@@ -90,6 +92,9 @@ def run_steps(config: Config, console: Console, mesh: Mesh, weights: Path | None
     warn = skipped.append if config.on_bad_data == "skip" else None
     loader = make_train_loader(config, *processes, warn)
     val_loader = EvalLoader(config, "val", *processes, warn)
+    if is_main and config.data_dir != SYNTHETIC:
+        for line in data_warnings(config.data_dir, config.label_order):
+            show(console, line)
 
     train_step = make_train_step(config)
     state = start_state(config, mesh, weights)
@@ -143,7 +148,7 @@ def run_steps(config: Config, console: Console, mesh: Mesh, weights: Path | None
             finish(config, state, scores, val_loader, console)
     elif stopping:
         show(console, f"stopped and saved after step {step}; run the same command to resume")
-        return cli.INTERRUPTED
+        return INTERRUPTED
     else:
         show(console, f"{config.workdir} is already at its last step, {first}")
     return 0
