@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.text import Text
 
 from jaxparse import interrupts
-from jaxparse.files import being_read
+from jaxparse.files import FaultsError, being_read
 
 BROKEN_PIPE = 141  # a shell's exit code for a program whose reader has left
 
@@ -70,8 +70,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """Exits with the code that `main` returns (None is 0), or with one line on stderr.
 
     Errors that users can fix are ValueError (bad input) or OSError (disk full, no permission) and
-    exit with 1; Ctrl-C exits with 130. Any other error is a bug and keeps its traceback. Python's
-    warnings are shown as one line each.
+    exit with 1; a FaultsError has several lines. Ctrl-C exits with 130. Any other error is a bug
+    and keeps its traceback. Python's warnings are shown as one line each.
     """
     warnings.showwarning = show_warning
     warnings.filterwarnings("always", module="PIL")  # for each picture
@@ -90,6 +90,9 @@ def print_error(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):  # `jaxparse ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    if isinstance(error, FaultsError):
+        print("error:", error, file=sys.stderr)
+        return 1
     if isinstance(error, (OSError, ValueError)):
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 1

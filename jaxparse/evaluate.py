@@ -24,7 +24,7 @@ from jaxparse.classes import LABEL_ORDERS, NUM_CLASSES, LabelOrder
 from jaxparse.config import Config, override
 from jaxparse.data.sources import make_source
 from jaxparse.devices import ONE_PROCESS, Processes, gather_rows, joined, use_compilation_cache
-from jaxparse.files import atomic_path
+from jaxparse.files import atomic_path, require_writable_file
 from jaxparse.parsing.labelled import evaluate_pictures
 from jaxparse.parsing.parser import NO_TEST_TIME, Parser, TestTime
 from jaxparse.scoring.counts import Counts, total
@@ -137,6 +137,7 @@ def evaluate(
     """
     is_run = weights is not None and Path(weights).is_dir()
     output = output or Path(weights if is_run else ".") / "results.json"
+    require_writable_file(output)
     if predictions or labels:
         if not (predictions and labels) or weights or data_dir:
             raise ValueError("give --predictions DIR and --labels DIR together, without --weights")

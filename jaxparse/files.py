@@ -6,11 +6,12 @@ import os
 import re
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -28,6 +29,43 @@ def reading(path: Path) -> Iterator[None]:
         yield
     finally:
         being_read.reset(token)
+
+
+class FaultsError(ValueError):
+    """Several faults, of which a command shows each on a line of its own."""
+
+    def __init__(self, what: str, lines: Sequence[str]) -> None:
+        super().__init__("\n".join([what, *lines]))
+
+
+def require_writable_file(path: Path, flag: str = "--output") -> None:
+    """Raises ValueError, naming the flag, unless the file can be written: before long work.
+
+    Its folder need not exist yet.
+    """
+    if path.is_dir():
+        raise ValueError(f"{flag} {path} is a folder; give the name of a file")
+    _require_writable(path.parent, path, flag)
+
+
+def require_writable_folder(path: Path, flag: str = "--output") -> None:
+    """As `require_writable_file`, for files in the folder `path`."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{flag} {path} is a file; give a folder")
+    _require_writable(path, path, flag)
+
+
+def _require_writable(folder: Path, path: Path, flag: str) -> None:
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{flag} {path} cannot be written: {folder}: {reason(error)}; give a place with space "
+            "that you may write to"
+        ) from error
 
 
 @contextmanager

@@ -24,7 +24,12 @@ from jaxparse.data.folders import find_images, other_files
 from jaxparse.data.images import write_image, write_mask
 from jaxparse.data.layouts import listed
 from jaxparse.devices import use_compilation_cache
-from jaxparse.files import atomic_path, read_ahead
+from jaxparse.files import (
+    atomic_path,
+    read_ahead,
+    require_writable_file,
+    require_writable_folder,
+)
 from jaxparse.parsing.parser import NO_TEST_TIME, Parser, Parsing, Picture, TestTime
 from jaxparse.scoring.submissions import Format, require_sizes, write_submission
 from jaxparse.weights.files import load_network
@@ -163,7 +168,10 @@ def predict(
     paths = list(dict.fromkeys(find_images(input)))
     if not paths:
         raise ValueError("--input is empty; give pictures or folders of pictures")
+    if output:
+        require_writable_folder(output)
     if submission:
+        require_writable_file(submission, "--submission")
         require_sizes(paths)
     writers = make_writers(overlay, logits, label_order)
     with nullcontext(output) if output else TemporaryDirectory() as folder:

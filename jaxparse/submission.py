@@ -41,24 +41,19 @@ def check(file: Path, /, *, images: Path, format: Format = "server") -> int:
     return 1 if inspection.faults else 0
 
 
-def pack(masks: Path, /, *, images: Path, output: Path, format: Format = "server") -> int:
+def pack(masks: Path, /, *, images: Path, output: Path, format: Format = "server") -> None:
     """Packs masks of any tool, named STEM.png, for the challenge's server, and checks the zip.
+
+    If there is a fault, nothing is written.
 
     Args:
         masks: Folder of the masks.
         images: Folder of the test images.
         output: The zip to write.
         format: server, one folder of masks; codabench, masks/.
-
-    Returns 0, or 1 if there is a fault; in that case nothing is written.
     """
-    try:
-        _warn(write_submission(masks, images, output, format))
-    except ValueError as error:
-        print("error:", error, file=sys.stderr)  # on its own lines
-        return 1
+    _warn(write_submission(masks, images, output, format))
     print(f"{output}: {len(mask_names(images))} masks, no faults")
-    return 0
 
 
 def main() -> int:

@@ -31,7 +31,7 @@ from jaxparse.devices import (
     unused_gpu,
     use_compilation_cache,
 )
-from jaxparse.files import sole_run, writing
+from jaxparse.files import require_writable_folder, sole_run, writing
 from jaxparse.interrupts import INTERRUPTED
 from jaxparse.models import require_enough_pictures
 from jaxparse.models.parameters import parameters_table
@@ -73,6 +73,7 @@ def train(config: Config, console: Console, exp: str = "NAME") -> int:
     OSError if the workdir cannot be written.
     """
     require_enough_pictures(config)
+    require_writable_folder(Path(config.workdir), "--workdir")
     # A run that resumes needs its checkpoint, not what it once started from.
     weights = None if has_checkpoint(config.workdir) else find_init_weights(config, exp)
     mesh = make_mesh()

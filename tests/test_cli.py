@@ -12,7 +12,7 @@ from rich.console import Console
 
 from jaxparse import interrupts
 from jaxparse.cli import command, line_for_shell, prog, run, show, track
-from jaxparse.files import reading
+from jaxparse.files import FaultsError, reading
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,17 @@ def test_errors_end_in_one_line_and_an_exit_code(
         run(main)
     assert caught.value.code == code
     assert capsys.readouterr() == ("", line)
+
+
+def test_faults_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise FaultsError("a.zip is not written:", ["0.png is empty", "1.png is empty"])
+
+    with pytest.raises(SystemExit) as caught:
+        run(main)
+    assert caught.value.code == 1
+    wanted = ["error: a.zip is not written:", "0.png is empty", "1.png is empty"]
+    assert capsys.readouterr().err.splitlines() == wanted
 
 
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (1, 1)])

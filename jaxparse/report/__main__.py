@@ -17,7 +17,7 @@ from jaxparse.classes import LabelOrder
 from jaxparse.config import override
 from jaxparse.data.sources import FolderSource, SyntheticSource, make_source
 from jaxparse.devices import use_compilation_cache
-from jaxparse.files import atomic_path
+from jaxparse.files import atomic_path, require_writable_file
 from jaxparse.models.parameters import parameter_counts
 from jaxparse.parsing.labelled import evaluate_pictures
 from jaxparse.parsing.parser import NO_TEST_TIME, Parser, TestTime
@@ -122,9 +122,11 @@ def report(
     """
     if pictures < 1:
         raise ValueError(f"--pictures is {pictures}; give at least 1")
+    is_run = Path(weights).is_dir()
+    output = output or Path(weights if is_run else ".") / "report.html"
+    require_writable_file(output)
     config, *arrays = load_network(weights)
     path = find_weights(weights)
-    is_run = Path(weights).is_dir()
     run = read_runs([Path(weights)])[0] if is_run else Run(path.stem, "", [])
     changes = {
         "data_dir": data_dir,
@@ -148,7 +150,6 @@ def report(
         curves = chart(draw([run]), "Loss, learning rate and scores during training")
         content = {"Scores": content.pop("Scores"), "Curves": curves} | content
     content["Recipe"] = join([recipe(config), parameters(parameter_counts(arrays[0]))])
-    output = output or Path(weights if is_run else ".") / "report.html"
     with atomic_path(output) as temporary:
         temporary.write_text(page(run.label, content, about), encoding="utf-8")
     print(f"written to {output}")

@@ -23,7 +23,7 @@ from PIL import Image
 from jaxparse.classes import NUM_CLASSES
 from jaxparse.data.folders import find_images
 from jaxparse.data.images import READ_ERRORS, Header, read_header
-from jaxparse.files import atomic_path, read_ahead, reason
+from jaxparse.files import FaultsError, atomic_path, read_ahead, reason, require_writable_file
 
 Format = Literal["server", "codabench"]
 CODE_FILES = ("solution/ckpt.pth", "solution/requirements.txt", "solution/run.py")
@@ -243,6 +243,7 @@ def write_submission(
     """
     if output.suffix != ".zip":
         raise ValueError(f"{output} does not end in .zip; name the submission so")
+    require_writable_file(output)
     expected = mask_names(images)
     names = sorted(name for name in expected if (masks / name).is_file())
     if not names:
@@ -256,8 +257,7 @@ def write_submission(
                 archive.writestr(entry, (masks / name).read_bytes())
         inspection = inspect_submission(temporary, images, format)
         if inspection.faults:
-            lines = fault_lines(inspection.faults)
-            raise ValueError("\n".join([f"{output} is not written:", *lines]))
+            raise FaultsError(f"{output} is not written:", fault_lines(inspection.faults))
     return inspection.warnings
 
 
