@@ -36,6 +36,7 @@ JPEG_START = b"\xff\xd8\xff"
 # Greyscale of 2 and 4 bits: Pillow multiplies the values by these factors to fill 0..255.
 STRETCHED = {"L;2": 85, "L;4": 17}
 ORDER_KEY = "label_order"  # of the text in a mask's PNG that names its order
+ZLLRUNNING_CHANNELS = (0, 85, 170, 255)  # of the colours of that tool's pictures
 WHITE = 0xFFFFFF  # of ignored pixels in masks
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
@@ -265,9 +266,12 @@ def _colours_to_classes(path: Path, colours: np.ndarray) -> np.ndarray:
     foreign = colours[known[label] != codes]  # [N, 3]
     if len(foreign):
         red, green, blue = foreign[0]
+        whose = "is not in the palette of jaxparse/classes.py"
+        if np.isin(foreign, ZLLRUNNING_CHANNELS).all():
+            whose = "zllrunning's and yakhyo's face-parsing show (in RGB or BGR, which differ)"
         raise ValueError(
-            f"mask {path} holds the colour ({red}, {green}, {blue}), which is not in the palette "
-            "of jaxparse/classes.py; save the classes 0..18 themselves as an 8-bit PNG"
+            f"mask {path} holds the colour ({red}, {green}, {blue}), which {whose}; save the "
+            "classes 0..18 themselves as an 8-bit PNG, and give their --label-order"
         )
     return label
 

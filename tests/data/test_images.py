@@ -167,6 +167,13 @@ def test_foreign_colour_is_refused(tmp_path: Path, colour: tuple[int, int, int])
         read_label(tmp_path / "a.png")
 
 
+def test_colours_of_a_known_tool_are_named(tmp_path: Path) -> None:
+    colours = np.array([(0, 0, 0), (255, 85, 0), (0, 170, 255)], np.uint8)
+    Image.fromarray(colours[np.eye(3, dtype=int)]).save(tmp_path / "a.png")
+    with refuses("a.png", "zllrunning", "--label-order"):
+        read_label(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("value", [19, 37, 254])
 def test_value_outside_the_classes_is_refused(tmp_path: Path, value: int) -> None:
     label = all_classes()
