@@ -17,8 +17,8 @@ LAST = np.uint32(2**32 - 1)  # key of ignored pixels; the bits of a number in 0.
 def _descending(errors: Array, valid: Array) -> Array:
     """Indices of [N] errors 0..1 from the largest to the smallest; those that are not valid last.
 
-    Ordered as float32 numbers, whose bits ascend as they do. Error and index lie in one 64-bit
-    key: a CPU sorts it in a quarter of the time of a pair of 32-bit keys.
+    Ordered as float32 numbers, whose bits ascend as they do. Error and index are one 64-bit key,
+    which a CPU sorts in a quarter of the time of a pair of 32-bit operands.
     """
     bits = jax.lax.bitcast_convert_type(errors.astype(jnp.float32), jnp.uint32)
     keys = jnp.where(valid, LAST - 1 - bits, LAST)
@@ -31,20 +31,21 @@ def _descending(errors: Array, valid: Array) -> Array:
 def _extension(probability: Array, target: Array, valid: Array) -> tuple[Array, Array]:
     """Lovász extension of the Jaccard loss of one class, and its slope in each probability.
 
-    probability [N] 0..1; target [N] True at the class; valid [N] -> scalar, [N].
+    probability [N] 0..1; target [N] True at the class; valid [N] -> scalar, [N]. Both are 0 if
+    the class has no pixels.
     """
     errors = jnp.abs(target - probability)
     order = _descending(errors, valid)
     found, total = target[order], target.sum()
     seen = jnp.cumsum(found)
-    # The first i pixels counted as wrong: the true ones left, and the union of truth and guess.
+    # With the first i pixels wrong: the class's pixels left, the union of label and prediction.
     left = (total - seen).astype(errors.dtype)
     union = (total + jnp.arange(1, errors.size + 1) - seen).astype(errors.dtype)
     # What pixel i adds to 1 - left / union; a difference of both would lose digits.
     steps = jnp.where(found, 1 / union, left / (union * jnp.maximum(union - 1, 1)))
     slopes = jnp.zeros_like(errors)
     slopes = slopes.at[order].set(steps, unique_indices=True, mode="promise_in_bounds")
-    return (errors[order] * steps).sum(), jnp.where(target, -slopes, slopes)
+    return (errors * slopes).sum(), jnp.where(target, -slopes, slopes)
 
 
 @jax.custom_vjp
@@ -62,13 +63,7 @@ def _jaccard_losses_forward(probabilities: Array, label: Array) -> tuple[Array, 
 
     def one_class(operands: tuple[Array, Array]) -> tuple[Array, Array]:
         probability, index = operands
-        target = label == index
-        # A third of the classes is in none of four faces: nothing is sorted for them.
-        return jax.lax.cond(
-            target.any(),
-            lambda: jax.vmap(_extension)(probability, target, valid),
-            lambda: (jnp.zeros_like(probability[:, 0]), jnp.zeros_like(probability)),
-        )
+        return jax.vmap(_extension)(probability, label == index, valid)
 
     indices = jnp.arange(len(probabilities), dtype=label.dtype)
     losses, slopes = jax.lax.map(one_class, (probabilities, indices))
@@ -92,7 +87,7 @@ def lovasz_softmax(probabilities: Array, label: Array, per_picture: bool) -> Arr
     label = label.reshape(batch if per_picture else 1, -1)
     probabilities = jnp.moveaxis(probabilities, 1, 0).reshape(classes, *label.shape)
     present = (label == jnp.arange(classes, dtype=label.dtype)[:, None, None]).any(-1)
-    losses = jnp.where(present, jaccard_losses(probabilities, label), 0)
+    losses = jaccard_losses(probabilities, label)
     return (losses.sum(0) / jnp.maximum(present.sum(0), 1)).mean()
 
 
