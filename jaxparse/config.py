@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from jaxparse import interrupts
-from jaxparse.classes import LabelOrder
+from jaxparse.classes import NUM_CLASSES, LabelOrder
 from jaxparse.files import atomic_path, reason
 
 SYNTHETIC = "synthetic"  # the data_dir of the built-in drawn faces
@@ -62,9 +62,39 @@ class Config:
     dropout_rate: float = 0.1
     """Share of whole channels dropped before each classifier."""
 
-    # Loss
+    # Loss: of each head the sum of the terms that have a weight
     auxiliary_weight: float = 0.4
-    """Weight of the auxiliary head's cross-entropy in the total loss."""
+    """Weight of the auxiliary head's loss in the total loss."""
+    cross_entropy_weight: float = 1.0
+    """Weight of cross-entropy."""
+    cross_entropy_divisor: Literal["pixels", "valid", "weights"] = "pixels"
+    """What the sum of the pixels' cross-entropy is divided by: the number of pixels, ignored ones
+    included (mmsegmentation 0.x); of valid pixels; or the sum of their weights
+    (mmsegmentation 1.x)."""
+    class_weights: tuple[float, ...] = ()
+    """Weights of the 19 classes in cross-entropy; none are all 1."""
+    label_smoothing: float = 0.0
+    """Share of the target that cross-entropy spreads evenly over all classes."""
+    boundary_weight: float = 0.0
+    """What a pixel near another class counts more in cross-entropy; 1 doubles it."""
+    boundary_width: int = 3
+    """Rows and columns from a pixel to another class, at most, for it to be near."""
+    ohem_min_kept: int = 0
+    """OHEM: cross-entropy of the hardest pixels alone, at least so many per picture; 0 is off."""
+    ohem_threshold: float = 0.0
+    """OHEM also keeps the pixels whose class has a probability below this."""
+    lovasz_weight: float = 0.0
+    """Weight of Lovász-softmax, over the classes present."""
+    lovasz_per_picture: bool = False
+    """Lovász-softmax of each picture, rather than of all pixels of the batch together."""
+    lovasz_stride: int = 1
+    """Lovász-softmax on every so many-th row and column: 2 takes a quarter of the time."""
+    dice_weight: float = 0.0
+    """Weight of the Dice loss, one of all classes together per picture."""
+    dice_per_class: bool = False
+    """Dice loss of each class over the batch: rare classes weigh as much as the others."""
+    focal_weight: float = 0.0
+    """Weight of the sigmoid focal loss."""
 
     # Optimiser
     optimizer: Optimizer = "adamw"
@@ -123,29 +153,49 @@ class Config:
                 f"batch_size is {self.batch_size}, which is not a multiple of accumulate_steps "
                 f"({self.accumulate_steps}); give an accumulate_steps that divides it"
             )
+        if not any(getattr(self, name) for name in LOSS_WEIGHTS):
+            raise ValueError(f"{', '.join(LOSS_WEIGHTS)} are all 0; give one of them a weight")
+        if self.ohem_threshold and not self.ohem_min_kept:
+            raise ValueError(
+                f"ohem_threshold is {self.ohem_threshold} and ohem_min_kept is 0, which turns OHEM "
+                "off; give an ohem_min_kept of at least 1 (pixels per picture, e.g. 100000)"
+            )
 
+
+LOSS_WEIGHTS = ("cross_entropy_weight", "lovasz_weight", "dice_weight", "focal_weight")
 
 # Fields, what their values must be, and that in words. NaN is in no range.
-RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (
         ("synthetic_train_count", "synthetic_val_count", "image_size", "batch_size")
         + ("num_workers", "head_channels", "auxiliary_channels", "accumulate_steps", "steps")
-        + ("eval_every", "log_every"),
+        + ("eval_every", "log_every", "boundary_width", "lovasz_stride"),
         lambda value: value >= 1,
         "at least 1",
     ),
     (
-        ("drop_path_rate", "dropout_rate", "ema_decay", "momentum"),
+        ("drop_path_rate", "dropout_rate", "ema_decay", "momentum", "label_smoothing")
+        + ("ohem_threshold",),
         lambda value: 0 <= value < 1,
         "in [0, 1)",
     ),
     (
-        ("auxiliary_weight", "min_learning_rate", "poly_power", "warmup_steps", "weight_decay"),
+        ("auxiliary_weight", "min_learning_rate", "poly_power", "warmup_steps", "weight_decay")
+        + LOSS_WEIGHTS
+        + ("boundary_weight", "ohem_min_kept"),
         lambda value: 0 <= value < math.inf,
         "finite and at least 0",
     ),
     (("learning_rate",), lambda value: 0 < value < math.inf, "finite and above 0"),
     (("seed",), lambda value: 0 <= value < 2**32, "in 0..4294967295"),
+    (
+        ("class_weights",),
+        lambda value: (
+            not value
+            or (len(value) == NUM_CLASSES and all(0 <= w < math.inf for w in value) and any(value))
+        ),
+        f"empty or {NUM_CLASSES} finite numbers of at least 0, not all 0",
+    ),
 )
 
 
@@ -155,6 +205,12 @@ def _require_type(name: str, value: object, hint: object) -> None:
         if value not in get_args(hint):
             choices = ", ".join(get_args(hint))
             raise ValueError(f"{name} is {value}; it must be one of: {choices}")
+        return
+    if get_origin(hint) is tuple:
+        if not isinstance(value, tuple):
+            raise ValueError(f"{name} is {value!r}; it must be a tuple")
+        for index, item in enumerate(value):
+            _require_type(f"{name}[{index}]", item, get_args(hint)[0])
         return
     types = (int, float) if hint is float else (hint,)
     if not isinstance(value, types) or (isinstance(value, bool) and hint is not bool):
@@ -169,7 +225,8 @@ def config_from(fields: object, path: str | Path) -> Config:
         names = ", ".join(map(str, sorted(unknown, key=str)))
         raise ValueError(f"{path} has unknown fields ({names}); a newer jaxparse wrote it: upgrade")
     try:
-        return Config(**fields)
+        # JSON has no tuples: it keeps them as lists.
+        return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -23,7 +23,7 @@ from jaxparse.models.ops.resize import resize_logits
 from jaxparse.models.segmentor import normalise
 from jaxparse.parsing.network import highest_class
 from jaxparse.training.loss_scale import LossScale, adjust, all_finite, initial_loss_scale
-from jaxparse.training.losses import cross_entropy
+from jaxparse.training.losses import total_loss
 from jaxparse.training.metrics import pixel_accuracy
 from jaxparse.training.optim import make_optimizer
 from jaxparse.weights.files import load_weights
@@ -110,8 +110,8 @@ def losses(
     model = nnx.view(model, deterministic=False, use_running_average=False, remat=config.remat)
     logits = model(image, nnx.Rngs(dropout=key))
     decode, auxiliary = (resize_logits(x, label.shape[1:3]) for x in logits)
-    decode_loss = cross_entropy(decode, label)
-    auxiliary_loss = config.auxiliary_weight * cross_entropy(auxiliary, label)
+    decode_loss = total_loss(decode, label, config)
+    auxiliary_loss = config.auxiliary_weight * total_loss(auxiliary, label, config)
     loss = decode_loss + auxiliary_loss
     accuracy = pixel_accuracy(highest_class(decode), label)
     metrics = StepMetrics(loss, decode_loss, auxiliary_loss, accuracy)
