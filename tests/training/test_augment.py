@@ -27,7 +27,14 @@ from jaxparse.training.augment import (
     picture_keys,
     warp,
 )
-from jaxparse.training.steps import StepMetrics, TrainState, accumulated_gradients
+from jaxparse.training.optim import make_optimizer
+from jaxparse.training.steps import (
+    StepMetrics,
+    TrainState,
+    accumulated_gradients,
+    make_train_step,
+)
+from tests import mini
 from tests.masks import blobs
 from tests.refusal import refuses
 
@@ -325,7 +332,7 @@ def test_an_enlarged_picture_fills_the_frame() -> None:
 
 def test_one_ingredient_does_not_change_the_draws_of_another(draws: Draw) -> None:
     alone = Config(rotation_probability=0.4)
-    again = jax.vmap(partial(draw, config=alone))(picture_keys(3, 5, 8192))
+    again = jax.jit(lambda: jax.vmap(partial(draw, config=alone))(picture_keys(3, 5, 8192)))()
     np.testing.assert_array_equal(again.angle, draws.angle)
     assert not again.mirrored.any() and not again.cut.any()
 
@@ -397,6 +404,35 @@ def test_accumulation_sees_the_same_pictures(monkeypatch: pytest.MonkeyPatch) ->
     np.testing.assert_allclose(parted["image"], whole["image"], atol=1e-4)
     other = total(1, batch | {"key": picture_keys(2, 8, 8)})
     assert (other["label"] != whole["label"]).any()
+
+
+def test_a_step_augments_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step by itself, as after a resume, sees what `picture_keys` gives."""
+
+    def seen(
+        graphdef: object, state: TrainState, batch: Batch, key: Array, config: Config
+    ) -> tuple[dict[str, Array], StepMetrics, None]:
+        grads, batch = jax.tree.map(jnp.zeros_like, state.params), augment(batch, config)
+        sums = batch["image"].sum(), batch["label"].sum(dtype=jnp.int32)
+        return grads, StepMetrics(*sums, *sums), None
+
+    monkeypatch.setattr(steps, "accumulated_gradients", seen)
+    config = replace(mini.config, seed=2)
+    pictures = [picture(seed, (16, 16)) for seed in range(4)]
+    batch = {"image": jnp.stack([x for x, _ in pictures])}
+    batch["label"] = jnp.stack([x for _, x in pictures])
+    params = {"w": jnp.zeros(1)}
+    optimizer_state = make_optimizer(config).init(params)
+    step = make_train_step(config)
+    found = set()
+    for number in (5, 3):
+        state = TrainState(jnp.array(number), jax.tree.map(jnp.copy, params), None, optimizer_state)
+        metrics = step(jax.tree.map(jnp.copy, state), batch)[1]
+        expected = compiled_augment(config)(batch | {"key": picture_keys(2, number, 4)})
+        assert int(metrics.decode_loss) == int(expected["label"].sum(dtype=jnp.int32))
+        assert float(metrics.loss) == pytest.approx(float(expected["image"].sum()), rel=1e-5)
+        found.add(int(metrics.decode_loss))
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize(
