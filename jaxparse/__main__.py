@@ -17,6 +17,7 @@ COMMANDS = {
     "synthetic": "write a data folder of drawn faces and their masks",
     "data": "check a data folder: counts, sizes, classes, every bad file",
     "convert_weights": "convert weights of mmsegmentation, timm and others, or back",
+    "preview": "draw training pictures and masks as the network will see them, augmented",
     "plan": "compute the memory that a training run needs on a GPU, which need not be there",
     "train": "train a network, or resume a run",
     "plot": "draw the curves of runs",

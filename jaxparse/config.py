@@ -62,6 +62,40 @@ class Config:
     dropout_rate: float = 0.1
     """Share of whole channels dropped before each classifier."""
 
+    # Augmentation of the training pictures
+    mirror_probability: float = 0.0
+    """Share of the pictures that are mirrored, with the classes' left and right exchanged."""
+    rotation_probability: float = 0.0
+    """Share of the pictures that are rotated about their centre."""
+    rotation_degrees: float = 25.0
+    """Largest rotation, either way."""
+    scale_min: float = 1.0
+    """Smallest scale; a picture below 1 is placed anywhere in the frame."""
+    scale_max: float = 1.0
+    """Largest scale; of a picture above 1 any part that fills the frame is taken."""
+    translation: float = 0.0
+    """Largest further shift down or across, either way, as a share of the side."""
+    brightness: float = 0.0
+    """Largest number added to or taken from colours of 0..255, in half of the pictures."""
+    contrast: float = 0.0
+    """Colours times 1 - contrast to 1 + contrast, in half of the pictures."""
+    saturation: float = 0.0
+    """HSV saturation times 1 - saturation to 1 + saturation, in half of the pictures."""
+    hue: float = 0.0
+    """Largest turn of the HSV hue in degrees, either way, in half of the pictures."""
+    grey_probability: float = 0.0
+    """Share of the pictures that lose their colours."""
+    blur_probability: float = 0.0
+    """Share of the pictures that are blurred."""
+    blur_sigma: float = 1.0
+    """Largest standard deviation of the Gaussian blur in pixels; the smallest is 0."""
+    cutout_probability: float = 0.0
+    """Share of the pictures in which a square is black."""
+    cutout_size: float = 0.25
+    """Side of that square as a share of the picture's; the border may cut it off."""
+    cutout_labels: Literal["ignore", "keep"] = "ignore"
+    """Labels in the square: 255, or those of what it covers."""
+
     # Loss: of each head the sum of the terms that have a weight
     auxiliary_weight: float = 0.4
     """Weight of the auxiliary head's loss in the total loss."""
@@ -134,7 +168,8 @@ class Config:
     log_every: int = 50
     """Steps between log lines."""
     seed: int = 0
-    """Seed of the random initialisation, the order of the pictures and the dropout."""
+    """Seed of the random initialisation, the order of the pictures, their augmentation and the
+    dropout."""
     init_weights: str = "none"
     """Weights to start from: a .safetensors file, a run's folder (its best weights), or `none` to
     train from scratch."""
@@ -159,6 +194,10 @@ class Config:
             raise ValueError(
                 f"ohem_threshold is {self.ohem_threshold} and ohem_min_kept is 0, which turns OHEM "
                 "off; give an ohem_min_kept of at least 1 (pixels per picture, e.g. 100000)"
+            )
+        if self.scale_min > self.scale_max:
+            raise ValueError(
+                f"scale_min is {self.scale_min}, above scale_max ({self.scale_max}); give both"
             )
 
 
@@ -186,6 +225,16 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         lambda value: 0 <= value < math.inf,
         "finite and at least 0",
     ),
+    (
+        ("mirror_probability", "rotation_probability", "grey_probability", "blur_probability")
+        + ("cutout_probability", "cutout_size", "translation", "contrast", "saturation"),
+        lambda value: 0 <= value <= 1,
+        "in 0..1",
+    ),
+    (("rotation_degrees", "hue"), lambda value: 0 <= value <= 180, "in 0..180"),
+    (("brightness",), lambda value: 0 <= value <= 255, "in 0..255"),
+    (("scale_min", "scale_max"), lambda value: 0.1 <= value <= 10, "in 0.1..10"),
+    (("blur_sigma",), lambda value: 0 < value <= 10, "above 0 and at most 10"),
     (("learning_rate",), lambda value: 0 < value < math.inf, "finite and above 0"),
     (("seed",), lambda value: 0 <= value < 2**32, "in 0..4294967295"),
     (
