@@ -43,6 +43,10 @@ class Config:
     """Pictures per step, over all devices."""
     num_workers: int = 4
     """Threads that decode pictures."""
+    repeat_threshold: float = 0.0
+    """Pictures of rare classes more often (repeat factors): a picture with a class that is in the
+    share f of all pictures is taken sqrt(repeat_threshold / f) times per epoch, if that is above 1;
+    0 takes every picture once."""
     on_bad_data: Literal["stop", "skip"] = "stop"
     """When a file cannot be read: `stop` ends the run; `skip` warns once and trains on the next
     picture instead (evaluation leaves the file out)."""
@@ -143,6 +147,7 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
         lambda value: 0 <= value < math.inf,
         "finite and at least 0",
     ),
+    (("repeat_threshold",), lambda value: 0 <= value <= 1, "in [0, 1]"),
     (("learning_rate",), lambda value: 0 < value < math.inf, "finite and above 0"),
     (("seed",), lambda value: 0 <= value < 2**32, "in 0..4294967295"),
 )

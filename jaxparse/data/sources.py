@@ -9,7 +9,7 @@ from PIL import Image
 from jaxparse.config import SYNTHETIC, Config
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.data.folders import Pair, find_pairs
-from jaxparse.data.images import read_pair
+from jaxparse.data.images import read_label, read_pair
 
 SYNTHETIC_SEEDS = {"train": 0, "val": 1}  # not config.seed: every run sees the same faces
 
@@ -54,6 +54,10 @@ class FolderSource:
         pair = self.pairs[index]
         return read_pair(pair.image, pair.label, self.label_order)
 
+    def label(self, index: int) -> np.ndarray:
+        """The mask alone, uint8 [H, W], at its own size."""
+        return read_label(self.pairs[index].label, self.label_order)
+
     def name(self, index: int) -> str:
         """The picture's file name without its suffix."""
         return self.pairs[index].image.stem
@@ -97,6 +101,10 @@ class SyntheticSource:
         """The picture and its mask, uint8 [S, S]."""
         image, label = self._draw(index)
         return Image.fromarray(image), label
+
+    def label(self, index: int) -> np.ndarray:
+        """The mask alone, uint8 [S, S]."""
+        return self._draw(index)[1]
 
     def name(self, index: int) -> str:
         """What a file of the face would be called."""
