@@ -37,6 +37,9 @@ class Config:
     """Drawn faces to train on, when data_dir is `synthetic`."""
     synthetic_val_count: int = 200
     """Drawn faces to evaluate on, when data_dir is `synthetic`."""
+    mirrored_masks: str = "none"
+    """List of masks whose left and right are exchanged, which is undone on reading: a text file
+    with a picture's name, without suffix, on each line (`report` writes one), or `none`."""
     image_size: int = 512
     """Height and width of the network's input in pixels; pictures are resized to it."""
     batch_size: int = 4

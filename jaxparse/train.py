@@ -18,6 +18,7 @@ from rich.console import Console
 from jaxparse import cli
 from jaxparse.config import Config, parse_arguments, require_same_run, save_config
 from jaxparse.data.loaders import EvalLoader, make_train_loader
+from jaxparse.data.mirrored import mirrored_line
 from jaxparse.devices import (
     ONE_PROCESS,
     StopVote,
@@ -95,6 +96,9 @@ def run_steps(config: Config, console: Console, mesh: Mesh, weights: Path | None
     warn = skipped.append if config.on_bad_data == "skip" else None
     loader = make_train_loader(config, *processes, warn)
     val_loader = EvalLoader(config, "val", *processes, warn)
+
+    if config.mirrored_masks != "none":
+        show(console, mirrored_line(config))
 
     train_step = make_train_step(config)
     state = start_state(config, mesh, weights)

@@ -48,7 +48,7 @@ def test_factors_by_hand() -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 7])
-def test_every_picture_has_its_share_over_epochs_and_is_rounded_up_or_down_in_each(seed: int) -> None:
+def test_every_picture_has_its_share_over_epochs(seed: int) -> None:
     factors = np.array([1, 2.5, 1, 1.3, 3, 1, 1.07])
     order = RepeatedOrder(factors, seed)
     epochs = np.array([np.bincount(order.epoch(e), minlength=7) for e in range(200)])
