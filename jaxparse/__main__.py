@@ -21,7 +21,7 @@ COMMANDS = {
     "predict": "write the masks of pictures",
     "evaluate": "score a network, or a folder of masks, against true masks",
     "report": "write one HTML page on a network: scores, errors, suspect masks",
-    "submission": "pack or check the zip of masks for a challenge",
+    "submission": "write or check the zip for a challenge: masks, code and weights",
     "benchmark": "time training and inference on this machine",
 }
 
