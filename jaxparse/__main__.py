@@ -18,6 +18,7 @@ COMMANDS = {
     "plan": "compute the memory that a training run needs on a GPU, which need not be there",
     "train": "train a network, or resume a run",
     "plot": "draw the curves of runs",
+    "average": "average the weights of a run's last evaluations",
     "predict": "write the masks of pictures",
     "evaluate": "score a network, or a folder of masks, against true masks",
     "report": "write one HTML page on a network: scores, errors, suspect masks",

@@ -22,6 +22,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 # Fields that may change when a run is resumed: none affects what is learnt.
 RESUMABLE_FIELDS = ("workdir", "num_workers", "log_every", "eval_every", "remat", "on_bad_data")
+RESUMABLE_FIELDS += ("keep_evaluations",)
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,9 @@ class Config:
     """Optimiser steps of the whole run."""
     eval_every: int = 16_000
     """Steps between evaluations, each followed by a checkpoint."""
+    keep_evaluations: int = 0
+    """Evaluations whose weights are kept, the newest ones, as evaluations/STEP.safetensors; for
+    `jaxparse.average`."""
     log_every: int = 50
     """Steps between log lines."""
     seed: int = 0
@@ -146,7 +150,8 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
         "in [0, 1)",
     ),
     (
-        ("auxiliary_weight", "min_learning_rate", "poly_power", "warmup_steps", "weight_decay"),
+        ("auxiliary_weight", "min_learning_rate", "poly_power", "warmup_steps", "weight_decay")
+        + ("keep_evaluations",),
         lambda value: 0 <= value < math.inf,
         "finite and at least 0",
     ),
