@@ -1,7 +1,7 @@
 """Masks whose left and right are exchanged: a list of names, one a line, for --mirrored-masks.
 
-Of 967 public masks of CelebAMask-HQ 66 call the person's left eye, brow and ear right. The list
-names the pictures without suffix; `jaxparse.report` writes one.
+Some masks of CelebAMask-HQ call the person's left eye, brow and ear right. The list names the
+pictures without suffix; `jaxparse.report` writes one.
 """
 
 from pathlib import Path

@@ -52,7 +52,7 @@ def read_classes(path: Path, names: list[str]) -> dict[str, list[int]]:
 
     Raises ValueError if the file is damaged or of other pictures.
     """
-    again = f"delete {path.name} to read the masks again, or start a new run with another --workdir"
+    again = f"delete {path.name} to read the masks again, or give another --workdir"
     try:
         counted = json.loads(path.read_text())
     except ValueError as error:
@@ -62,7 +62,7 @@ def read_classes(path: Path, names: list[str]) -> dict[str, list[int]]:
         differing = sorted(set(theirs) ^ set(names))[:1] or ["their order"]
         raise ValueError(
             f"{path} is of {len(theirs)} pictures and the data folder has {len(names)} (first "
-            f"difference: {differing[0]}); restore the data of this run; {again}"
+            f"difference: {differing[0]}): restore the data of this run, {again}"
         )
     return counted
 
