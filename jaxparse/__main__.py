@@ -21,10 +21,11 @@ COMMANDS = {
     "plan": "compute the memory that a training run needs on a GPU, which need not be there",
     "train": "train a network, or resume a run",
     "plot": "draw the curves of runs",
+    "average": "average the weights of a run's last evaluations",
     "predict": "write the masks of pictures",
     "evaluate": "score a network, or a folder of masks, against true masks",
     "report": "write one HTML page on a network: scores, errors, suspect masks",
-    "submission": "pack or check the zip of masks for a challenge",
+    "submission": "write or check the zip for a challenge: masks, code and weights",
     "benchmark": "time training and inference on this machine",
 }
 

@@ -23,6 +23,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 # Fields that may change when a run is resumed: none affects what is learnt.
 RESUMABLE_FIELDS = ("workdir", "num_workers", "log_every", "eval_every", "remat", "on_bad_data")
+RESUMABLE_FIELDS += ("keep_evaluations",)
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,19 @@ class Config:
     """Drawn faces to train on, when data_dir is `synthetic`."""
     synthetic_val_count: int = 200
     """Drawn faces to evaluate on, when data_dir is `synthetic`."""
+    mirrored_masks: str = "none"
+    """List of masks whose left and right are exchanged, which is undone on reading: a text file
+    with a picture's name, without suffix, on each line (`report` writes one), or `none`."""
     image_size: int = 512
     """Height and width of the network's input in pixels; pictures are resized to it."""
     batch_size: int = 4
     """Pictures per step, over all devices."""
     num_workers: int = 4
     """Threads that decode pictures."""
+    repeat_threshold: float = 0.0
+    """Pictures of rare classes more often (repeat factors): a picture with a class that is in the
+    share f of all pictures is taken sqrt(repeat_threshold / f) times per epoch, if that is above 1;
+    0 takes every picture once."""
     on_bad_data: Literal["stop", "skip"] = "stop"
     """When a file cannot be read: `stop` ends the run; `skip` warns once and trains on the next
     picture instead (evaluation leaves the file out)."""
@@ -165,6 +173,9 @@ class Config:
     """Optimiser steps of the whole run."""
     eval_every: int = 16_000
     """Steps between evaluations, each followed by a checkpoint."""
+    keep_evaluations: int = 0
+    """Evaluations whose weights are kept, the newest ones, as evaluations/STEP.safetensors; for
+    `jaxparse.average`."""
     log_every: int = 50
     """Steps between log lines."""
     seed: int = 0
@@ -221,13 +232,14 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (
         ("auxiliary_weight", "min_learning_rate", "poly_power", "warmup_steps", "weight_decay")
         + LOSS_WEIGHTS
-        + ("boundary_weight", "ohem_min_kept"),
+        + ("boundary_weight", "ohem_min_kept", "keep_evaluations"),
         lambda value: 0 <= value < math.inf,
         "finite and at least 0",
     ),
     (
         ("mirror_probability", "rotation_probability", "grey_probability", "blur_probability")
-        + ("cutout_probability", "cutout_size", "translation", "contrast", "saturation"),
+        + ("cutout_probability", "cutout_size", "translation", "contrast", "saturation")
+        + ("repeat_threshold",),
         lambda value: 0 <= value <= 1,
         "in 0..1",
     ),

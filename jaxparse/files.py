@@ -14,6 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TypeVar
 
+WRITTEN = "config|metrics|best|best_ema|examples|mask_classes"  # stems of a run's own files
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -109,7 +111,7 @@ def sole_run(workdir: str | Path) -> Iterator[None]:
         file.flush()
         # atomic_path's names of the files that a run writes; other commands may be at work here.
         for path in folder.iterdir():
-            if re.fullmatch(r"\.(config|metrics|best|examples)\.\d+\.\w+", path.name):
+            if re.fullmatch(rf"\.({WRITTEN})\.\d+\.\w+", path.name):
                 path.unlink()
         yield
 

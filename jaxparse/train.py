@@ -18,6 +18,7 @@ from jaxparse import cli
 from jaxparse.cli import show
 from jaxparse.config import SYNTHETIC, Config, parse_arguments, require_same_run, save_config
 from jaxparse.data.loaders import EvalLoader, make_train_loader
+from jaxparse.data.mirrored import mirrored_line
 from jaxparse.data.suspicions import data_warnings
 from jaxparse.devices import (
     ONE_PROCESS,
@@ -96,6 +97,8 @@ def run_steps(config: Config, console: Console, mesh: Mesh, weights: Path | None
     if is_main and config.data_dir != SYNTHETIC:
         for line in data_warnings(config.data_dir, config.label_order):
             show(console, line)
+    if config.mirrored_masks != "none":
+        show(console, mirrored_line(config))
 
     train_step = make_train_step(config)
     state = start_state(config, mesh, weights)
