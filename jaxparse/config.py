@@ -24,6 +24,8 @@ Precision = Literal["float32", "bfloat16", "float16"]
 # Fields that may change when a run is resumed: none affects what is learnt.
 RESUMABLE_FIELDS = ("workdir", "num_workers", "log_every", "eval_every", "remat", "on_bad_data")
 RESUMABLE_FIELDS += ("keep_evaluations",)
+# And these may name the same pictures by another path, which data.identity checks.
+DATA_PATHS = ("data_dir", "mirrored_masks")
 
 
 @dataclass(frozen=True)
@@ -379,12 +381,12 @@ def require_same_run(config: Config) -> None:
         return
     theirs = read_config(config.workdir)
     names = [field.name for field in dataclasses.fields(Config)]
-    pairs = [
-        (n, getattr(theirs, n), getattr(config, n)) for n in names if n not in RESUMABLE_FIELDS
-    ]
+    names = [name for name in names if name not in (*RESUMABLE_FIELDS, *DATA_PATHS)]
+    pairs = [(name, getattr(theirs, name), getattr(config, name)) for name in names]
     differing = [f"{name} {there} (now {here})" for name, there, here in pairs if there != here]
     if differing:
         raise ValueError(
-            f"{config.workdir} belongs to a run with {', '.join(differing)}; give another "
-            "--workdir, or the flags of that run to resume it"
+            f"{config.workdir} belongs to a run with {', '.join(differing)}; give that run's "
+            "flags to resume it, or start a new run from its weights: another --workdir, "
+            f"--init-weights {config.workdir}"
         )

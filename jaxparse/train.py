@@ -17,6 +17,7 @@ from rich.console import Console
 from jaxparse import cli
 from jaxparse.cli import show
 from jaxparse.config import SYNTHETIC, Config, parse_arguments, require_same_run, save_config
+from jaxparse.data.identity import require_same_data, save_identity
 from jaxparse.data.loaders import EvalLoader, make_train_loader
 from jaxparse.data.mirrored import mirrored_line
 from jaxparse.data.suspicions import data_warnings
@@ -84,6 +85,7 @@ def train(config: Config, console: Console, exp: str = "NAME") -> int:
         show(console, f"warning: {advice}")
     with sole_run(config.workdir) if jax.process_index() == 0 else nullcontext():
         require_same_run(config)
+        require_same_data(config)
         return run_steps(config, console, mesh, weights)
 
 
@@ -106,6 +108,7 @@ def run_steps(config: Config, console: Console, mesh: Mesh, weights: Path | None
 
     with writing("config.json", config.workdir, "its old content is kept"):
         if is_main:
+            save_identity(config)
             save_config(config, config.workdir)
     with ExitStack() as stack:
         checkpoints = stack.enter_context(closing(Checkpoints(config.workdir)))
