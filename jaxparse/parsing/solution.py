@@ -72,7 +72,8 @@ def write_solution(folder: Path, weights: str | Path, test_time: TestTime) -> No
     The versions are those of this environment.
     """
     package = Path(jaxparse.__file__).parent
-    shutil.copytree(package, folder / "jaxparse", ignore=shutil.ignore_patterns("__pycache__"))
+    left_out = shutil.ignore_patterns("__pycache__", "*.safetensors")  # only ckpt.pth has weights
+    shutil.copytree(package, folder / "jaxparse", ignore=left_out)
     shutil.copy(find_weights(weights), folder / "ckpt.pth")
     (folder / "run.py").write_text(RUN.format(test_time=test_time))
     lines = (f"{name}=={metadata.version(name)}\n" for name in REQUIREMENTS)

@@ -44,12 +44,13 @@ def side_votes(weights: np.ndarray) -> np.ndarray:
 def surely_mirrored(weights: np.ndarray) -> np.ndarray:
     """Masks to exchange without a look at them: weights [N, 19, 19] -> bool [N].
 
-    At least two parts of the face are seen, and all that are seen have most pixels on the other
-    side: of a profile's one ear the network itself may be wrong.
+    At least two parts of the face have most pixels on the other side, and eyes and brows do where
+    they are seen. An ear can be the second, but does not overrule them: of a profile's one ear the
+    network itself may be wrong.
     """
     votes = side_votes(weights)
-    seen = ~np.isnan(votes)
-    return (seen.sum(1) >= 2) & (~seen | (votes > 0.5)).all(1)
+    crossed, contradicts = votes > 0.5, votes <= 0.5  # both False for NaN
+    return (crossed.sum(1) >= 2) & ~contradicts[:, :2].any(1)
 
 
 def mirrored_shares(weights: np.ndarray) -> np.ndarray:

@@ -117,7 +117,7 @@ def source_positions(drawn: Draw, height: int, width: int) -> tuple[Array, Array
     y = jnp.arange(height)[:, None] + 0.5 - height / 2 - down
     x = jnp.arange(width) + 0.5 - width / 2 - right
     cos, sin = jnp.cos(drawn.angle) / drawn.scale, jnp.sin(drawn.angle) / drawn.scale
-    # y points down, so that the inverse of a counter-clockwise turn has the sign of the turn.
+    # As seen, with y pointing down, the clockwise turn that undoes a counter-clockwise one.
     y, x = cos * y + sin * x, cos * x - sin * y
     return y + height / 2, jnp.where(drawn.mirrored, -x, x) + width / 2
 

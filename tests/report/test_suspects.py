@@ -45,9 +45,9 @@ def test_each_part_of_the_face_votes_on_mirroring() -> None:
     np.testing.assert_allclose(shares, [0, (3 / 4 + 2) / 3, 1 / 3, 0])
 
 
-def test_only_masks_whose_every_part_is_exchanged_are_surely_mirrored() -> None:
-    plain, mirrored, eyes_right, profile, two = np.zeros((5, 19, 19))
-    for matrix in (plain, mirrored, eyes_right, profile, two):
+def test_only_masks_of_which_two_parts_are_exchanged_are_surely_mirrored() -> None:
+    plain, mirrored, eyes_right, profile, two, ear = matrices = np.zeros((6, 19, 19))
+    for matrix in matrices:
         matrix[1, 1] = 1000
     plain[range(4, 10), range(4, 10)] = 10
     mirrored[range(4, 10), MIRRORED[4:10]] = 10
@@ -55,8 +55,8 @@ def test_only_masks_whose_every_part_is_exchanged_are_surely_mirrored() -> None:
     eyes_right[[4, 5, 6, 7, 8, 9], [4, 5, 7, 6, 9, 8]] = 10
     profile[8, 9] = 500
     two[[6, 8], [7, 9]] = 10
-    sure = surely_mirrored(np.stack([plain, mirrored, eyes_right, profile, two]))
-    assert sure.tolist() == [False, True, False, False, True]
+    ear[[4, 6, 8], [5, 7, 8]] = 10, 10, 500
+    assert surely_mirrored(matrices).tolist() == [False, True, False, False, True, True]
 
 
 def test_drawn_faces_with_left_and_right_exchanged_are_found() -> None:
