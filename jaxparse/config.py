@@ -60,7 +60,8 @@ class Config:
 
     # Model
     backbone: str = "swin_t"
-    """Backbone: swin_t, swin_b, swin_nano, resnet50_v1c, resnet101_v1c, resnet50 or resnet101."""
+    """Backbone: swin_t, swin_b, swin_nano, resnet50_v1c, resnet101_v1c, resnet50,
+    resnet101 or resnet_slim."""
     head: Head = "upernet"
     """Decode head."""
     head_channels: int = 512
