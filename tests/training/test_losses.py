@@ -157,6 +157,12 @@ def cross_entropy(logits: Array, label: Any, **changes: Any) -> float:  # noqa: 
     return loss(logits, jnp.asarray(label, jnp.uint8), replace(CE, **changes))
 
 
+def test_a_stride_takes_lovasz_on_fewer_rows_and_columns() -> None:
+    logits, label = (jnp.asarray(x) for x in reference_inputs("lovasz"))
+    expected = loss(logits[:, :, ::3, ::3], label[:, ::3, ::3], LOVASZ)
+    assert loss(logits, label, replace(LOVASZ, lovasz_stride=3)) == pytest.approx(expected)
+
+
 def row(*pixels: list[float]) -> Array:
     """Logits [1, C, 1, W] of the classes' probabilities in each pixel."""
     return jnp.log(jnp.array(pixels)).T[None, :, None]
