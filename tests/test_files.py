@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxparse.files import read_ahead, reason, results, sole_run
+from jaxparse.files import brief, read_ahead, reason, results, sole_run
 from tests.refusal import refuses
 
 
@@ -60,3 +60,10 @@ def test_reads_only_a_few_items_ahead() -> None:
     next(reader)
     assert len(taken) == 5  # 2 * 2 ahead of the first
     reader.close()
+
+
+def test_brief_is_one_short_line() -> None:
+    assert brief("swin_b") == "swin_b" and brief(3.5) == "3.5" and brief("Gesicht_ä") == "Gesicht_ä"
+    assert brief("a\nb\x1b[31m") == r"a\nb\x1b[31m"
+    assert brief("x" * 5000) == "x" * 80 + "…" and len(brief("\0" * 5000)) == 81
+    assert reason(ValueError("no \x07 bell")) == r"no \x07 bell"
