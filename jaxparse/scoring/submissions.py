@@ -22,8 +22,8 @@ from PIL import Image
 
 from jaxparse.classes import NUM_CLASSES
 from jaxparse.data.folders import find_images
-from jaxparse.data.images import READ_ERRORS, Header, read_header
-from jaxparse.files import atomic_path, read_ahead, reason
+from jaxparse.data.images import READ_ERRORS, Header, read_header, require_whole_png
+from jaxparse.files import atomic_path, brief, read_ahead, reason
 
 Format = Literal["server", "codabench"]
 CODE_FILES = ("solution/ckpt.pth", "solution/requirements.txt", "solution/run.py")
@@ -113,10 +113,11 @@ class ZipNames:
             return "is a leftover of the operating system or an editor; zip without it"
         if entry.is_dir():
             empty = not any(file.startswith(name) for file in self.files)
-            return f"is a second folder; expected only {self.folder}/" if empty else None
+            return f"is a second folder; expected only {brief(self.folder)}/" if empty else None
         file = parts[-1]
         if parts[:-1] != [self.folder]:
-            return f"is not directly in {self.folder}/; expected {self.folder}/{file}"
+            expected = brief(f"{self.folder}/{file}")
+            return f"is not directly in {brief(self.folder)}/; expected {expected}"
         if file in self.images:
             return None
         meant = self._meant(file)
@@ -148,8 +149,7 @@ def decode_mask(data: bytes) -> np.ndarray:
         kind = f"{depth}-bit {COLOURS.get(colour, 'unknown')}"
         raise ValueError(f"is {kind}, expected 8-bit palette or greyscale (mode P or L)")
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            picture.verify()  # the checksums, which decoding skips
+        require_whole_png(data)
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
             label = np.asarray(picture)
     except READ_ERRORS as error:
@@ -194,8 +194,8 @@ def inspect_submission(path: Path, images: Path | Sequence[Path], format: Format
                 faults[name] = str(result)
             elif result is not None:
                 masks[name] = result
-    # A name may hold anything, line breaks too.
-    lines = [f"{n if n.isprintable() else ascii(n)}: {fault}" for n, fault in faults.items()]
+    # A name may hold anything, line breaks too, in 64 KiB.
+    lines = [f"{brief(name)}: {fault}" for name, fault in faults.items()]
     return Inspection(len(masks), sorted(lines), _warnings(masks))
 
 

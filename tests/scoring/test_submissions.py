@@ -100,7 +100,7 @@ FAULTS = {
     "upwards": (renamed("test_mask/../0007.png"), "test_mask/../0007.png", "path"),
     "drive": (renamed("C:/0007.png"), "C:/0007.png", "path"),
     "backslash": (renamed("test_mask\\0007.png"), "test_mask\\0007.png", "path"),
-    "line break": (add("test_mask/a\nb.png"), "'test_mask/a\\nb.png'", "remove"),
+    "line break": (add("test_mask/a\nb.png"), "test_mask/a\\nb.png", "remove"),
     "compression": (compressed, MASK, "method 14"),
     "empty file": (content(b""), MASK, "not a PNG"),
     "jpeg inside": (content(b"\xff\xd8\xff\xe0" + bytes(40)), MASK, "not a PNG"),
