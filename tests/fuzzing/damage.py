@@ -90,8 +90,10 @@ def swap(rng: random.Random, data: bytes, other: bytes) -> bytes:
 
 
 def splice(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """The end of another file."""
-    start = rng.randrange(len(data))
+    """The end of another file, from behind what both begin with: else it is that file."""
+    pairs = zip(data, other, strict=False)
+    common = next((i for i, (first, second) in enumerate(pairs) if first != second), 0)
+    start = rng.randrange(common, len(data))
     return data[:start] + other[start:]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.fuzzing import lists, pictures, saved
 from tests.fuzzing.judge import Kind
 
-NEEDS_TORCH = ("torch", "old torch")
+NEEDING_TORCH = ("torch", "old torch")
 KINDS: dict[str, Callable[[Path], Kind]] = {
     "pictures": pictures.pictures,
     "masks": pictures.masks,
@@ -29,7 +29,7 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
 }
 
 # Cases of those that take long, as a share of the others' number.
-SHARES = {"figures": 0.05, "checkpoints": 0.4, "safetensors": 0.3, "old torch": 0.3, "flags": 0.3}
+SHARES = {"figures": 0.05, "checkpoints": 0.4, "safetensors": 0.2, "old torch": 0.3, "flags": 0.2}
 
 
 def cases_of(total: int, kinds: list[str]) -> dict[str, int]:

@@ -28,7 +28,6 @@ MEMBER_NAMES = (
     "test_mask/",
     "test_mask/../../0007.png",
     "test_mask/0007.png",
-    "",
     "\n",
     "a\nb.png",
     ".",

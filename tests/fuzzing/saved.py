@@ -24,7 +24,6 @@ from jaxparse.weights.files import (
     flatten,
     load_network,
     load_weights,
-    read_weights,
     save_weights,
 )
 from jaxparse.weights.foreign import read_checkpoint, write_torch
@@ -57,7 +56,7 @@ def read_network(path: Path) -> tuple[object, ...]:
         loaded = load_weights(path, config, *network())
     else:
         config, *loaded = load_network(path)
-    return config, *loaded, read_weights(path)[1]["source"]
+    return config, *loaded
 
 
 def shape(config: Config) -> tuple[object, ...]:
@@ -104,20 +103,21 @@ def torch_pickle(folder: Path) -> Kind:
 
 def config(folder: Path) -> Kind:
     """A run's config.json, as `train` and every command with --weights RUN reads it."""
-    run = folder / "run"
+    run = folder / "fuzzed_run"
     saved = replace(CONFIG, workdir=str(run))
     save_config(saved, run)
+    save_weights(run / "best.safetensors", arrays(), CONFIG, origin="the fuzz")
 
     def read(path: Path) -> Config:
         found = read_config(path.parent)
         require_enough_pictures(found)
         if shape(found) != shape(CONFIG):
-            split_model(found)
+            load_network(path.parent)
         require_same_run(replace(found, workdir=str(path.parent)))
         return found
 
     data = (run / "config.json").read_bytes()
-    return Kind({"run/config.json": data}, JSON | TEXT, read)
+    return Kind({"fuzzed_run/config.json": data}, JSON | TEXT, read, named="fuzzed_run")
 
 
 def read_rows(path: Path) -> list[object]:
