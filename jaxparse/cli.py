@@ -1,6 +1,7 @@
 """What every command shares: its command line, errors that end in one line, progress bars."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
@@ -27,6 +28,16 @@ T = TypeVar("T")
 def prog(name: str) -> str:
     """How the user called the command `name`: `jaxparse NAME` or `python -m jaxparse.NAME`."""
     return sys.argv[0] if sys.argv[0] == f"jaxparse {name}" else f"python -m jaxparse.{name}"
+
+
+def line_for_shell(name: str, *words: object) -> str:
+    """The command `name` with its words, each quoted where a shell needs it."""
+    return shlex.join(["python", "-m", f"jaxparse.{name}", *map(str, words)])
+
+
+def show(console: Console, line: str) -> None:
+    """Prints a line that people copy and search, paths among it: not wrapped, no markup."""
+    console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def command(

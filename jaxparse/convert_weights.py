@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jaxparse import cli
 from jaxparse.classes import LABEL_ORDERS, NAMES, PALETTE, LabelOrder
@@ -36,7 +37,6 @@ from jaxparse.weights.names import (
 )
 
 PARTS = ("backbone", "decode_head", "auxiliary_head")
-COMMAND = "python -m jaxparse.convert_weights"
 
 
 class Conversion(NamedTuple):
@@ -102,7 +102,8 @@ def conversion_table(conversion: Conversion) -> Table:
         shown = "\n".join(f"{count} {kind}" for kind, count in kinds.items())
         prefixes = [prefix for prefix in conversion.fresh if part_of(prefix) == part]
         fresh = "\n".join(prefix.removeprefix(f"{part}.") or "all" for prefix in prefixes)
-        table.add_row(part, str(len(sizes)), f"{sum(sizes):,}", shown, fresh)
+        numbers = str(len(sizes)), f"{sum(sizes):,}"
+        table.add_row(part, *numbers, Text(shown), Text(fresh))  # a file's names are no markup
     return table
 
 
@@ -119,7 +120,7 @@ def find_checkpoint(exp: str, config: Config, weights: str | None) -> tuple[Path
         raise ValueError(
             f"there is no file {weights}; --weights takes a file, or one of timm's models {models}"
         )
-    return download(name, f"{COMMAND} --exp {exp}"), f"timm/{name}"
+    return download(name, cli.line_for_shell("convert_weights", "--exp", exp)), f"timm/{name}"
 
 
 def default_output(exp: str, config: Config, whole: bool) -> Path:
@@ -151,12 +152,13 @@ def import_weights(
     origin = f"{conversion.naming}, {Path(label).name}"
     arrays = to_official_order(conversion.arrays, label_order)
     save_weights(output, arrays, config, origin, conversion.fresh)
-    next_step = "train --init-weights" if conversion.fresh else "evaluate --weights"
+    next_step = ("train", "--init-weights") if conversion.fresh else ("evaluate", "--weights")
     # Not through rich: it would wrap the lines, which people copy.
     print(f"{label}: {conversion.naming}")
     Console().print(conversion_table(conversion))
     print(f"wrote {output}; next:")
-    print(f"  python -m jaxparse.{next_step} {output} --exp {exp} --data-dir DIR")
+    words = (*next_step[1:], output, "--exp", exp, "--data-dir", "DIR")
+    print(" ", cli.line_for_shell(next_step[0], *words))
 
 
 def export_weights(exp: str, weights: str, output: Path | None = None) -> None:

@@ -98,8 +98,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
-    """This process's share of a batch, put on its devices."""
+def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
+    """This process's share of a batch, numpy arrays [B, ...], put on its devices."""
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     return jax.make_array_from_process_local_data(sharding, batch)
 

@@ -67,18 +67,18 @@ def publish(counts: Sequence[Counts], about: dict[str, Any], output: Path) -> No
     orders = {"label": confusion} | ({"prediction": confusion.T} if "predictions" in about else {})
     for what, matrix in orders.items():
         if order := likelier_order(matrix, LABEL_ORDERS):
-            console.print(
+            cli.show(
+                console,
                 f"warning: the {what}s seem to number the classes in the order {order}; if so, "
                 f"give --{what}-order {order}",
-                soft_wrap=True,
             )
             break
     if sides_are_exchanged(confusion):
-        console.print(
+        cli.show(
+            console,
             "warning: left and right look exchanged between predictions and labels (compare the "
             "scores with left and right joined): one side may be mirrored, or call the viewer's "
             "left left",
-            soft_wrap=True,
         )
     with atomic_path(output) as temporary:
         content = about | {"pictures": len(counts)} | results(*figures)

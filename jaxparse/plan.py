@@ -242,7 +242,7 @@ def plan_table(plan: Plan, config: Config, gpu: GPU | None) -> Table:
 
 def compile_visibly(config: Config, mesh: Mesh, console: Console, text: str) -> Plan:
     """`compile_step` under a spinner with the time it takes."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         progress.add_task(f"compiling {text}")
         return compile_step(config, mesh)
@@ -271,7 +271,7 @@ def plan_run(config: Config, exp: str, device: str, console: Console) -> int:
         raise ValueError(f"there is no device {device}; give one of: cpu, {', '.join(GPUS)}")
     require_enough_pictures(config)
     gpu = GPUS.get(device)
-    say = partial(console.print, soft_wrap=True, highlight=False)
+    say = partial(cli.show, console)
     mesh = mesh_for(gpu)
     if gpu and not has_cuda_compiler():
         say("rough: compiled for this CPU; pip install 'jax[cuda12]' compiles for the GPU itself")

@@ -5,7 +5,6 @@ loss of the step before, so the next batch is decoded and copied while the devic
 """
 
 import runpy
-import shlex
 import sys
 from collections import deque
 from contextlib import ExitStack, closing, nullcontext
@@ -16,6 +15,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from jaxparse import cli
+from jaxparse.cli import show
 from jaxparse.config import Config, parse_arguments, require_same_run, save_config
 from jaxparse.data.loaders import EvalLoader, make_train_loader
 from jaxparse.devices import (
@@ -43,11 +43,6 @@ from jaxparse.training.validation import Validation, write_examples
 from jaxparse.weights.files import BEST_EMA_WEIGHTS, BEST_WEIGHTS, find_init_weights
 
 
-def show(console: Console, line: str) -> None:
-    """Prints a line that people copy and search: not wrapped, not coloured."""
-    console.print(line, soft_wrap=True, highlight=False, markup=False)
-
-
 def finish(
     config: Config, state: TrainState, scores: Scores, loader: EvalLoader, console: Console
 ) -> None:
@@ -63,8 +58,8 @@ def finish(
     show(console, f"best weights: {workdir / BEST_WEIGHTS}")
     if state.ema:
         show(console, f"best moving average of the weights: {workdir / BEST_EMA_WEIGHTS}")
-    command = f"python -m jaxparse.predict --weights {shlex.quote(str(workdir))}"
-    show(console, f"masks of your pictures: {command} --input PICTURES --output MASKS --overlay")
+    words = ("--weights", workdir, "--input", "PICTURES", "--output", "MASKS", "--overlay")
+    show(console, f"masks of your pictures: {cli.line_for_shell('predict', *words)}")
 
 
 def train(config: Config, console: Console, exp: str = "NAME") -> int:

@@ -81,7 +81,7 @@ def nano(tmp_path_factory: pytest.TempPathFactory) -> Nano:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, str]:
     """An uninterrupted run, evaluated and saved after steps 3 and 6, and what it printed."""
-    workdir = tmp_path_factory.mktemp("finished") / "run"
+    workdir = tmp_path_factory.mktemp("finished") / "a run[/v2]"  # to quote, and no markup
     config = replace(runs.CONFIG, eval_every=3, workdir=str(workdir))
     code, screen = runs.run(config)
     assert code == 0

@@ -8,7 +8,7 @@ from PIL import Image
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.data.images import write_image, write_mask
 
-# All in the same padded size, so that one program evaluates them: 4 + 3 in batches of 4.
+# 4 + 3 in batches of 4.
 SIZES = [(64, 64), (37, 91), (64, 128), (50, 70), (33, 65), (1, 128), (60, 100)]
 
 

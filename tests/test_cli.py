@@ -1,11 +1,14 @@
 import errno
+import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from jaxparse.cli import command, prog, run, track
+from jaxparse.cli import command, line_for_shell, prog, run, show, track
 
 
 @pytest.mark.parametrize(
@@ -58,6 +61,18 @@ def test_usage_names_the_command_as_it_was_called(monkeypatch: pytest.MonkeyPatc
     assert prog("train") == "python -m jaxparse.train"
     monkeypatch.setattr(sys, "argv", ["jaxparse train"])
     assert prog("train") == "jaxparse train"
+
+
+@pytest.mark.parametrize("text", ["runs[/x]/best", "runs[v2]", "a:smile:b", "x" * 300])
+def test_paths_are_shown_as_they_are(text: str) -> None:
+    screen = io.StringIO()
+    show(Console(file=screen, width=20), text)
+    assert screen.getvalue() == f"{text}\n"
+
+
+def test_printed_commands_can_be_pasted() -> None:
+    line = line_for_shell("predict", "--weights", Path("my runs/[v2]"))
+    assert line == "python -m jaxparse.predict --weights 'my runs/[v2]'"
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

@@ -118,9 +118,10 @@ def test_nothing_fits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     monkeypatch.setattr(plan_module, "compile_step", lambda config, mesh: fake_plan(4e9))
     monkeypatch.setitem(GPUS, "tiny", tiny(2))
     monkeypatch.setattr(plan_module, "has_cuda_compiler", lambda: False)
-    assert plan_run(CONFIG, "quickstart", "tiny", Console(width=100)) == 1
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last == "nothing tried makes it fit tiny; a smaller --image-size would"
+    assert plan_run(CONFIG, "runs[/x].py", "tiny", Console(width=100)) == 1
+    out = capsys.readouterr().out
+    assert "\nruns[/x].py on tiny: peak 4.00" in out  # no markup
+    assert out.splitlines()[-1] == "nothing tried makes it fit tiny; a smaller --image-size would"
 
 
 def test_large_share_of_a_gpu_needs_a_setting() -> None:

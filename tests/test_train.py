@@ -91,6 +91,8 @@ def test_run_leaves_what_predict_and_people_need(finished: tuple[Config, str]) -
     assert arrays.keys() == expected.keys()
     same = [np.array_equal(array, expected[name]) for name, array in arrays.items()]
     assert all(same) == (best["step"] == 6)
+    assert f"best weights: {workdir / BEST_WEIGHTS}\n" in screen
+    assert f"jaxparse.predict --weights '{workdir}' --input PICTURES" in screen
     assert (workdir / "examples.png").read_bytes().startswith(b"\x89PNG")
     assert list((workdir / "tensorboard").glob("events*"))
 

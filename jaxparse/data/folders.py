@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxparse import cli
 from jaxparse.config import SYNTHETIC
 from jaxparse.data.images import read_header, require_match
 from jaxparse.files import read_ahead
@@ -170,7 +171,7 @@ def _raise_first(faults: list[str], data_dir: str | Path) -> None:
     if len(faults) == 1:
         raise ValueError(faults[0])
     if faults:
-        command = f"python -m jaxparse.data --check {data_dir}"
+        command = cli.line_for_shell("data", "--check", data_dir)
         raise ValueError(f"{faults[0]} (and {len(faults) - 1} more bad files; {command} lists all)")
 
 

@@ -14,7 +14,7 @@ from jaxparse.files import read_ahead, results
 if TYPE_CHECKING:
     import grain
 
-PAD_MULTIPLE = 64  # mask sizes are rounded up to it, so that few shapes are compiled
+BLOCK = 512  # pixels on a side, at most, of what is compared with a mask at once
 
 
 def _share(batch_size: int, process_count: int) -> int:
@@ -71,10 +71,11 @@ class EvalLoader:
 
     A batch is {"image": uint8 [B, S, S, 3], "label": uint8 [B, Hp, Wp], "size": int32 [B, 2],
     "name": list[str]}: masks at their own size (height, width), padded with 255 at the bottom
-    and right to a size all processes share. B is batch_size / process_count; batch number i of
-    process p holds the p-th part of the i-th batch_size pictures. Rows after the last picture
-    hold a black image, label 255, size (1, 1) and name ""; with `warn`, so do unreadable pictures,
-    which otherwise raise ValueError.
+    and right to whole blocks, as many in all processes. `block` is the (height, width) of one, the
+    same in all batches, so that one program compares them all. B is batch_size / process_count;
+    batch number i of process p holds the p-th part of the i-th batch_size pictures. Rows after the
+    last picture hold a black image, label 255, size (1, 1) and name ""; with `warn`, so do
+    unreadable pictures, which otherwise raise ValueError.
     """
 
     def __init__(
@@ -90,6 +91,8 @@ class EvalLoader:
         self.config = config
         self.batch_size = _share(config.batch_size, process_count)
         self.process_index = process_index
+        largest = np.max([self.source.label_size(i) for i in range(len(self.source))], axis=0)
+        self.block = tuple(np.minimum(largest, BLOCK).tolist())
 
     def __len__(self) -> int:
         return -(-len(self.source) // self.config.batch_size)
@@ -118,7 +121,7 @@ class EvalLoader:
     def _empty_batch(self, indices: range) -> dict[str, Any]:
         """A batch of padding whose masks have room for those of `indices`."""
         largest = np.max([self.source.label_size(index) for index in indices], axis=0)
-        height, width = -(-largest // PAD_MULTIPLE) * PAD_MULTIPLE
+        height, width = -(-largest // self.block) * self.block
         count, image_size = self.batch_size, self.config.image_size
         return {
             "image": np.zeros((count, image_size, image_size, 3), np.uint8),

@@ -27,17 +27,17 @@ def highest_class(logits: Array) -> Array:
     return label
 
 
-def predict_label(logits: Array, size: Array, padded: tuple[int, int]) -> Array:
-    """Logits [h, w, C] of one picture -> its classes at its own size, uint8 [*padded].
+def predict_label(
+    logits: Array, size: Array, block: tuple[int, int], corner: Array | tuple[int, int] = (0, 0)
+) -> Array:
+    """Logits [h, w, C] of one picture -> classes of a block of it at its own size, uint8 [*block].
 
-    `size` int32 [2] is the picture's height and width, at most `padded`; pixels beyond it are
-    undefined. The size is an argument, not a shape, so that pictures of many sizes share one
-    compiled program. `tiles` does the same with bounded memory, which needs matrices from the host.
+    `size` int32 [2] is the picture's height and width, `corner` int32 [2] the block's first row and
+    column; pixels beyond the picture are undefined. Both are arguments, not shapes, so that
+    pictures of all sizes share one compiled program.
     """
-    matrices = (
-        resize_matrix(i, o, rows)
-        for i, o, rows in zip(logits.shape[:2], size.astype(logits.dtype), padded, strict=True)
-    )
+    sizes = zip(logits.shape[:2], size.astype(logits.dtype), block, corner, strict=True)
+    matrices = (resize_matrix(i, o, rows, first) for i, o, rows, first in sizes)
     return highest_class(apply_class_first(logits[None], *matrices))[0]
 
 

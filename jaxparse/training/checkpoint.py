@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import sys
+import warnings
 import zlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -24,9 +25,10 @@ SUMS = "crc32.json"  # in a sealed folder: the checksums of the files in its sub
 def quiet_aftermath() -> None:
     """Silences the follow-up tracebacks of a failed orbax read or write.
 
-    The first failure is raised; asyncio then logs, and tensorstore's callbacks print, one more for
-    each array that was being read or written.
+    The first failure is raised; asyncio then logs, tensorstore's callbacks print, and Python warns
+    of a coroutine never awaited, once more for each array that was being read or written.
     """
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     show = sys.unraisablehook

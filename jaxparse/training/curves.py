@@ -100,6 +100,9 @@ def draw(runs: list[Run], smooth: float | None = None) -> Figure:
     classes = figure.add_subplot(grid[2, :])
     draw_classes(classes, "IoU per class at the best evaluation (%)", runs)
     lines = [loss.plot([], color=run.colour, linewidth=3)[0] for run in runs]
-    texts = list(map(describe, runs))
-    figure.legend(lines, texts, loc="outside upper left", ncols=2, frameon=False, fontsize=9)
+    style = {"loc": "outside upper left", "ncols": 2, "frameon": False, "fontsize": 9}
+    legend = figure.legend(lines, ["run"] * len(lines), **style)
+    for text, run in zip(legend.get_texts(), runs, strict=True):
+        # Set afterwards: a label that begins with _ is left out, and $ would begin a formula.
+        text.set(text=describe(run), parse_math=False)
     return figure

@@ -1,12 +1,14 @@
 """Evaluation within a training run: the log's val rows and the weights of the best step.
 
-One compiled program counts a confusion matrix on the devices, without leaving the run's mesh;
-`jaxparse.evaluate` goes through the Parser instead, for test-time augmentation and boundary IoU.
+Two compiled programs, the network and the counting of blocks of the masks, serve pictures of all
+sizes without leaving the run's mesh; `jaxparse.evaluate` goes through the Parser instead, for
+test-time augmentation and boundary IoU.
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,12 @@ from jax.sharding import PartitionSpec
 from PIL import Image
 from rich.progress import Progress
 
+from jaxparse import cli
 from jaxparse.classes import NAMES, NUM_CLASSES
 from jaxparse.config import Config
 from jaxparse.data.images import write_image
 from jaxparse.data.loaders import EvalLoader
-from jaxparse.devices import Batch, make_mesh, shard_batch
+from jaxparse.devices import make_mesh, replicated, shard_batch
 from jaxparse.files import writing
 from jaxparse.models.ops.resize import resize_logits
 from jaxparse.parsing.network import highest_class, make_logits_step, predict_label
@@ -33,41 +36,46 @@ from jaxparse.training.steps import TrainState
 from jaxparse.weights.files import BEST_EMA_WEIGHTS, BEST_WEIGHTS, flatten, save_weights
 
 
-def make_eval_step(config: Config) -> Callable[..., Array]:
-    """The compiled evaluation of one batch, as `data.loaders.EvalLoader` gives it.
+def make_eval_step(config: Config, block: tuple[int, int]) -> Callable[..., Array]:
+    """The evaluation of one batch, as `data.loaders.EvalLoader` gives it with this `block`.
 
-    (params, batch_stats, {image, label, size}) -> confusion matrix int32 [19, 19]. One program per
-    size of the padded labels.
+    (params, batch_stats, {image, label, size} of numpy arrays) -> confusion matrix int32 [19, 19].
     """
-    logits_step = make_logits_step(config)
+    mesh = make_mesh()
+    everywhere, shards = PartitionSpec(), PartitionSpec("data")
+    # Each device has its own pictures: a loop over those of all devices would gather them on each.
+    per_device = partial(jax.shard_map, mesh=mesh, check_vma=False)
+    network = per_device(
+        make_logits_step(config), in_specs=(everywhere, everywhere, shards), out_specs=shards
+    )
 
-    def eval_step(params: dict[str, Any], batch_stats: dict[str, Any], batch: Batch) -> Array:
-        logits = logits_step(params, batch_stats, batch["image"])
-        label = batch["label"]
-        # One picture at a time, 19 full-size maps each. Two loops: in one, XLA would recompute the
+    def count(total: Array, logits: Array, label: Array, size: Array, corner: Array) -> Array:
+        # One picture at a time, 19 maps each. Two loops: in one, XLA would recompute the
         # prediction for each of the 19 rows that are counted, 8 times as slow.
         predictions = jax.lax.map(
-            lambda picture: predict_label(*picture, label.shape[1:]), (logits, batch["size"])
+            lambda picture: predict_label(*picture, block, corner), (logits, size)
         )
         counts = jax.lax.map(lambda picture: confusion_matrix(*picture), (label, predictions))
-        return counts.sum(0)
+        # Onto the sum so far: one collective at a time, gloo mixes up those of two programs.
+        return total + jax.lax.psum(counts.sum(0), "data")
 
-    mesh, everywhere, shards = make_mesh(), PartitionSpec(), PartitionSpec("data")
-    if mesh.size == 1:
-        return jax.jit(eval_step)
+    in_specs = (everywhere, shards, shards, shards, everywhere)
+    count = jax.jit(per_device(count, in_specs=in_specs, out_specs=everywhere))
+    network = jax.jit(network)
 
-    # A loop over the pictures of all devices would gather them on each.
-    @partial(
-        jax.shard_map,
-        mesh=mesh,
-        in_specs=(everywhere, everywhere, shards),
-        out_specs=everywhere,
-        check_vma=False,
-    )
-    def sharded_step(params: dict[str, Any], batch_stats: dict[str, Any], batch: Batch) -> Array:
-        return jax.lax.psum(eval_step(params, batch_stats, batch), "data")
+    def eval_step(
+        params: dict[str, Any], batch_stats: dict[str, Any], batch: dict[str, np.ndarray]
+    ) -> Array:
+        label, (height, width) = batch["label"], block
+        total = jax.device_put(np.zeros((NUM_CLASSES, NUM_CLASSES), np.int32), replicated(mesh))
+        image, size = shard_batch((batch["image"], batch["size"]), mesh)
+        logits = network(params, batch_stats, image)
+        for y, x in product(range(0, label.shape[1], height), range(0, label.shape[2], width)):
+            part = shard_batch(label[:, y : y + height, x : x + width], mesh)
+            total = count(total, logits, part, size, np.array([y, x], np.int32))
+        return total
 
-    return jax.jit(sharded_step)
+    return eval_step
 
 
 def confusion_of(
@@ -83,16 +91,13 @@ def confusion_of(
     devices. `advance(n)` is called after every batch with the number of pictures begun so far, all
     processes together.
     """
-    mesh = make_mesh()
     total = np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64)
     confusion = np.zeros_like(total)
     for number, batch in enumerate(loader, start=1):
-        names = batch.pop("name")
-        arrays = shard_batch(batch, mesh)
         # Waits for the batch before: one is in flight, and int32 need only count one.
         total += np.asarray(confusion)
-        confusion = eval_step(params, batch_stats, arrays)
-        advance(min(number * len(names) * jax.process_count(), len(loader.source)))
+        confusion = eval_step(params, batch_stats, batch)
+        advance(min(number * len(batch["name"]) * jax.process_count(), len(loader.source)))
     return total + np.asarray(confusion)
 
 
@@ -132,7 +137,7 @@ class Validation:
         self, config: Config, loader: EvalLoader, log: MetricsLog, bar: Progress, stops: list[int]
     ) -> None:
         self.config, self.loader, self.log, self.bar, self.stops = config, loader, log, bar, stops
-        self.eval_step = make_eval_step(config)
+        self.eval_step = make_eval_step(config, loader.block)
         self.task = bar.add_task("evaluating", total=len(loader.source), visible=False)
 
     def is_due(self, step: int) -> bool:
@@ -172,8 +177,7 @@ class Validation:
             per_class = zip(NAMES, result.iou, strict=True)
             self.log.write(step, "IoU", {k: float(v) for k, v in per_class if not math.isnan(v)})
         self.log.write(step, name, means)
-        line = evaluation_line(step, name, result)
-        self.bar.console.print(line, soft_wrap=True, highlight=False)
+        cli.show(self.bar.console, evaluation_line(step, name, result))
         return result
 
     def save_best(self, weights: dict[str, dict[str, Any]], file: str, source: str) -> None:

@@ -8,12 +8,13 @@ import json
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from jaxparse import cli
 from jaxparse.classes import LABEL_ORDERS, NAMES, order_names
 from jaxparse.config import Config, config_from, load_experiment, read_config
 from jaxparse.files import atomic_path, brief, reason
@@ -25,6 +26,14 @@ BEST_EMA_WEIGHTS = "best_ema.safetensors"
 # The fields that decide the network's shapes.
 METADATA = {"network", "classes", "source", "fresh"}
 NETWORK_FIELDS = ("backbone", "head", "head_channels", "auxiliary_channels")
+# How files begin that are often taken for weights -> what they are, and the fix.
+OTHER_FILES = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself: run git lfs pull"),
+    (b"<", "a web page: download the file itself"),
+    (b"\x1f\x8b", "compressed by gzip: unpack it first"),
+    (b"\x08", "an ONNX model: give the checkpoint that it was made from"),
+)
+ZIP, PICKLE = b"PK\x03\x04", b"\x80"  # torch's files, new and old
 
 
 def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
@@ -78,6 +87,18 @@ def save_weights(
     content = save(arrays, metadata)
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
+
+
+def kind_of_file(path: str | Path) -> Literal["safetensors", "torch"] | None:
+    """By the file's content, not its suffix. Raises ValueError for one of OTHER_FILES."""
+    with Path(path).open("rb") as file:
+        start = file.read(64)
+    if start[8:9] == b"{":  # behind the length of its header
+        return "safetensors"
+    for beginning, what in OTHER_FILES:
+        if start.startswith(beginning):
+            raise ValueError(f"{path} is {what}")
+    return "torch" if start.startswith((ZIP, PICKLE)) else None
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -138,14 +159,13 @@ def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str
     if not Path(path).is_file():
         raise ValueError(
             f"there is no file or run {path}; train one, or convert weights with "
-            "python -m jaxparse.convert_weights"
+            f"{cli.line_for_shell('convert_weights')}"
         )
-    arrays, metadata = read_safetensors(path)
+    is_torch = kind_of_file(path) == "torch"
+    arrays, metadata = ({}, {}) if is_torch else read_safetensors(path)
     if metadata.get("format") != "jaxparse":
-        raise ValueError(
-            f"{path} was not written by jaxparse; convert it with "
-            "python -m jaxparse.convert_weights --weights"
-        )
+        command = cli.line_for_shell("convert_weights", "--weights", path, "--exp", "NAME")
+        raise ValueError(f"{path} was not written by jaxparse; convert it first: {command}")
     if missing := METADATA - metadata.keys():
         raise ValueError(f"{path} is damaged: its metadata lacks {', '.join(sorted(missing))}")
     arrays = _intact(path, arrays, metadata.get("crc32", "{}"))
@@ -155,7 +175,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str
         found = next(orders, brief(", ".join(classes)))
         raise ValueError(
             f"{path} has the classes in the order {found}, expected the official one: "
-            "convert the original checkpoint with python -m jaxparse.convert_weights --label-order"
+            "convert the original checkpoint with convert_weights --label-order"
         )
     return arrays, metadata
 
@@ -263,7 +283,7 @@ def find_init_weights(config: Config, exp: str) -> Path | None:
     path, scratch = Path(config.init_weights), "--init-weights none trains from scratch"
     if path.suffix == ".safetensors":
         if not path.is_file():
-            command = f"python -m jaxparse.convert_weights --exp {exp} --output {path}"
+            command = cli.line_for_shell("convert_weights", "--exp", exp, "--output", path)
             raise ValueError(f"there is no file {path}; make it with {command}; {scratch}")
         return path
     best = path / BEST_WEIGHTS

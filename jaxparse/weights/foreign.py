@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxparse.files import atomic_path, brief, reason
-from jaxparse.weights.files import read_safetensors
+from jaxparse.weights.files import ZIP, kind_of_file, read_safetensors
 
 HUB_FILE = "model.safetensors"
 # Classes and functions to which the logs in a training checkpoint of mmengine refer. None is run:
@@ -25,16 +25,6 @@ IGNORED = (
     "numpy.dtype",
     *(f"numpy.{c}.multiarray.{f}" for c in ("core", "_core") for f in ("_reconstruct", "scalar")),
 )
-
-
-# How files begin that are often taken for weights -> what they are, and the fix.
-OTHER_FILES = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself: run git lfs pull"),
-    (b"<", "a web page: download the file itself"),
-    (b"\x1f\x8b", "compressed by gzip: unpack it first"),
-    (b"\x08", "an ONNX model: give the checkpoint that it was made from"),
-)
-ZIP, PICKLE = b"PK\x03\x04", b"\x80"  # torch's files, new and old
 
 
 class Ignored:
@@ -71,17 +61,8 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
     The kind is told by the content, not by the suffix. Raises ValueError for a file that is
     damaged, holds no weights or values that are not finite numbers, or asks to run code.
     """
-    with path.open("rb") as file:
-        start = file.read(64)
-    is_safetensors = start[8:9] == b"{"  # behind the length of its header
-    for beginning, what in OTHER_FILES:
-        if start.startswith(beginning) and not is_safetensors:
-            raise ValueError(f"{path} is {what}")
-    unknown = not is_safetensors and not start.startswith((ZIP, PICKLE))
-    if is_safetensors or (unknown and path.suffix == ".safetensors"):
-        read = _read_safetensors
-    else:
-        read = _read_torch
+    kind = kind_of_file(path) or path.suffix[1:]
+    read = _read_safetensors if kind == "safetensors" else _read_torch
     arrays = {name.removeprefix("module."): array for name, array in read(path).items()}
     for name, array in arrays.items():
         if not np.isfinite(array).all():

@@ -95,8 +95,8 @@ def test_eval_batches_pad_masks_and_the_tail(tmp_path: Path) -> None:
     loader = loaders.EvalLoader(config)
     batches = list(loader)
     assert len(loader) == len(batches) == 3
-    shapes = [batch["label"].shape for batch in batches]
-    assert shapes == [(2, 128, 64), (2, 64, 192), (2, 64, 64)]
+    assert loader.block == (70, 130)  # the largest height and width
+    assert [batch["label"].shape for batch in batches] == [(2, 70, 130)] * 3
     assert np.concatenate([batch["size"] for batch in batches]).tolist() == [
         *map(list, sizes),
         [1, 1],
@@ -110,9 +110,20 @@ def test_eval_batches_pad_masks_and_the_tail(tmp_path: Path) -> None:
         "",
     ]
     first = batches[0]["label"][0]
-    assert (first[:70, :40] == 0).all() and (first == 255).sum() == 128 * 64 - 70 * 40
+    assert (first[:70, :40] == 0).all() and (first == 255).sum() == 70 * 130 - 70 * 40
     assert (batches[2]["label"][1] == 255).all() and (batches[2]["image"][1] == 0).all()
     assert shown(list(loader)) == [0, 1, 2, 3, 4, 0]  # and again from the start
+
+
+def test_large_masks_are_padded_to_whole_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaders, "BLOCK", 32)
+    for index, size in enumerate([(70, 20), (8, 30)]):
+        make_pair(tmp_path, "val", index, size)
+    loader = loaders.EvalLoader(Config(data_dir=str(tmp_path), image_size=16, batch_size=1))
+    assert loader.block == (32, 30)
+    assert [batch["label"].shape for batch in loader] == [(1, 96, 30), (1, 32, 30)]
 
 
 def test_eval_parts_of_the_processes_make_the_whole_batch(tmp_path: Path) -> None:
@@ -135,7 +146,7 @@ def test_drawn_faces_train_and_evaluate() -> None:
     )
     assert next(loaders.make_train_loader(config))["image"].shape == (4, 32, 32, 3)
     (batch,) = loaders.EvalLoader(config)
-    assert batch["label"].shape == (4, 64, 64)
+    assert batch["label"].shape == (4, 32, 32)
     assert batch["name"] == ["face_00000", "face_00001", "face_00002", ""]
 
 

@@ -15,6 +15,13 @@ def texts(run: Run) -> list[str]:
     return legend + [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
+@pytest.mark.parametrize("name", ["_a", "a$b$", "$x_{$"])
+def test_names_of_runs_are_no_formulas(name: str) -> None:
+    figure = draw([run_of(ALL, name)])
+    (text,) = figure.legends[0].get_texts()
+    assert text.get_text().startswith(f"{name}: best") and not text.get_parse_math()
+
+
 def test_centred_mean_by_hand() -> None:
     steps, values = np.array([0, 10, 20, 40, 50]), np.array([1.0, 4, 7, 10, 30])
     # Within 10 steps: 0 10 | 0 10 20 | 10 20 | 40 50 | 40 50.

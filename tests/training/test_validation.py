@@ -1,12 +1,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import Array
 from PIL import Image
 
+from jaxparse.data import loaders
 from jaxparse.data.loaders import EvalLoader
 from jaxparse.parsing.labelled import evaluate_pictures
 from jaxparse.parsing.network import predict_label
@@ -17,6 +19,7 @@ from jaxparse.training import validation
 from jaxparse.training.validation import confusion_of, make_eval_step, write_examples
 from tests.conftest import Nano
 from tests.faces import SIZES, write_faces
+from tests.pairs import make_pair
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +27,15 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_faces(tmp_path_factory.mktemp("data"))
 
 
-def test_counts_what_the_parser_predicts(nano: Nano, data_dir: Path) -> None:
+@pytest.mark.parametrize("block", [512, 48])
+def test_counts_what_the_parser_predicts(
+    nano: Nano, data_dir: Path, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaders, "BLOCK", block)
     config = replace(nano.config, data_dir=str(data_dir))
     weights = nano.params, nano.batch_stats
     loader, done = EvalLoader(config), []
-    confusion = confusion_of(make_eval_step(config), *weights, loader, done.append)
+    confusion = confusion_of(make_eval_step(config, loader.block), *weights, loader, done.append)
     assert confusion.dtype == np.int64
     assert done == [4, 7]
     # The places after the last picture add nothing: labelled pixels are those of the masks.
@@ -37,6 +44,21 @@ def test_counts_what_the_parser_predicts(nano: Nano, data_dir: Path) -> None:
     counted = total(counts for _, counts in evaluated).confusion
     assert np.abs(confusion - counted).sum() <= 2  # a pixel may flip by rounding
     assert (counted.sum(0) > 0).sum() >= 4  # predictions are varied
+
+
+def test_pictures_of_all_sizes_share_two_programs(
+    nano: Nano, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaders, "BLOCK", 32)
+    for index, size in enumerate([(70, 20), (8, 30), (33, 65), (128, 1)]):
+        make_pair(tmp_path, "val", index, size)
+    loader = EvalLoader(replace(nano.config, data_dir=str(tmp_path), batch_size=1))
+    compiled = []
+    monkeypatch.setattr(jax, "jit", lambda f, jit=jax.jit: compiled.append(jit(f)) or compiled[-1])
+    eval_step = make_eval_step(replace(nano.config, batch_size=1), loader.block)
+    confusion_of(eval_step, nano.params, nano.batch_stats, loader)
+    sizes = [program._cache_size() for program in compiled]
+    assert sorted(sizes) == [0, 1, 1]  # 0: make_logits_step's own, which is part of the network's
 
 
 def test_sums_more_pixels_than_int32_holds(nano: Nano, data_dir: Path) -> None:

@@ -141,7 +141,7 @@ def test_classes_in_another_order_are_refused(
         (NAMES[::-1], "cloth, neck, necklace"),
     ]:
         save_file(arrays, path, metadata | {"classes": ",".join(classes)})
-        with refuses(path, shown, "jaxparse.convert_weights --label-order"):
+        with refuses(path, shown, "convert_weights --label-order"):
             load(path)
 
 
@@ -164,6 +164,10 @@ def test_files_of_other_kinds(tmp_path: Path, arrays: dict[str, np.ndarray]) -> 
     save_file({"weight": np.zeros(3, np.float32)}, foreign)
     with refuses(foreign, "jaxparse.convert_weights"):
         read_weights(foreign)
+    torch_file = tmp_path / "mmseg.pth"
+    torch_file.write_bytes(b"PK\x03\x04 what torch writes")
+    with refuses(f"jaxparse.convert_weights --weights {torch_file}"):
+        read_weights(torch_file)
     cut = tmp_path / "cut.safetensors"
     save_weights(cut, arrays, CONFIG, "a test")
     cut.write_bytes(cut.read_bytes()[:-1000])

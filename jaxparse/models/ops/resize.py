@@ -7,16 +7,21 @@ from jax import Array
 
 
 def resize_matrix(
-    in_size: int, out_size: int | Array, rows: int | None = None, *, align_corners: bool = False
+    in_size: int,
+    out_size: int | Array,
+    rows: int | None = None,
+    first: int | Array = 0,
+    *,
+    align_corners: bool = False,
 ) -> np.ndarray | Array:
     """Bilinear resizing of one axis as a matrix [out_size, in_size].
 
     Equals torch's `interpolate(mode="bilinear")`, half-pixel centres or `align_corners`: no
     antialiasing when shrinking, which `jax.image.resize` does unless told otherwise. With `rows`,
-    `out_size` may be traced: the matrix is [rows, in_size] and its rows from out_size on mean
-    nothing.
+    the matrix is [rows, in_size], for the pixels from `first` on, and `out_size` and `first` may be
+    traced; rows beyond out_size mean nothing.
     """
-    pixels = np.arange(rows or out_size)
+    pixels = first + np.arange(rows or out_size)
     if align_corners:
         centres = pixels * ((in_size - 1) / max(out_size - 1, 1))
     else:
