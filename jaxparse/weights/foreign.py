@@ -100,13 +100,25 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise ValueError(f"{path} is not the checkpoint of a network: it holds no state dict")
     for key, value in weights.items():
-        plain = value.layout == torch.strided and not (value.is_quantized or value.is_meta)
-        if not plain or value.is_complex():
+        if fault := _fault_of(value):
             raise ValueError(
-                f"{path} holds {brief(key)} as {value.dtype}, {value.layout} on {value.device}; "
-                "expected plain tensors of numbers: save the state dict of the model on the CPU"
+                f"{path} holds {brief(key)} as {fault}; expected plain tensors of numbers: save "
+                "the state dict of the model on the CPU"
             )
     return {str(key): value.detach().float().numpy() for key, value in weights.items()}
+
+
+def _fault_of(tensor: Any) -> str | None:  # noqa: ANN401
+    """What a torch tensor is that is not a plain one of numbers."""
+    import torch
+
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        return f"{tensor.dtype}, {tensor.layout} on {tensor.device}"
+    if tensor.is_complex():
+        return str(tensor.dtype)
+    if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+        return f"{list(tensor.shape)} expanded from fewer numbers"  # of one, 10^10 fit a small file
+    return None
 
 
 def _require_intact_zip(path: Path) -> None:

@@ -234,6 +234,7 @@ def test_tensors_that_are_not_plain_numbers(tmp_path: Path) -> None:
         (torch.zeros(3, device="meta"), "meta"),
         (torch.zeros(3, dtype=torch.complex64), "complex64"),
         (torch.tensor([1.0, float("nan")]), "not finite"),
+        (torch.zeros(1).expand(10**10), "expanded"),
     ):
         torch.save({"state_dict": {"a.weight": tensor}}, path)
         with refuses(path, "a.weight", words):
