@@ -32,6 +32,7 @@ LEFTOVERS = {"__macosx", "thumbs.db", "desktop.ini"}  # and every hidden file, a
 # NotImplementedError: a member of a newer zip version.
 ZIP_ERRORS = (*READ_ERRORS, zipfile.BadZipFile, NotImplementedError)
 SHOWN_FAULTS = 20
+LARGEST_MASK = 1 << 22  # bytes; of 512x512 pixels of 8 bits it is 0.3 MB at most
 
 SIZE = (512, 512)
 PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
@@ -201,11 +202,17 @@ def inspect_submission(path: Path, images: Path | Sequence[Path], format: Format
 
 def _read_member(archive: zipfile.ZipFile, folder: str, name: str) -> int | None:
     """The mask's checksum, 0 for a mask of only background; None for code. Raises ValueError."""
+    size, is_mask = archive.getinfo(name).file_size, name.startswith(f"{folder}/")
+    if is_mask and size > LARGEST_MASK:
+        raise ValueError(f"has {size} bytes, which no mask of 512x512 pixels has; write it again")
     try:
-        data = archive.read(name)
+        with archive.open(name) as member:
+            data = member.read(LARGEST_MASK)
+            while member.read(LARGEST_MASK):  # code: only its checksum counts
+                pass
     except ZIP_ERRORS as error:
         raise ValueError(f"cannot be unpacked ({reason(error)}); zip it again") from error
-    if not name.startswith(f"{folder}/"):
+    if not is_mask:
         return None
     label = decode_mask(data)
     return zlib.crc32(label) if label.any() else 0

@@ -101,6 +101,7 @@ FAULTS = {
     "drive": (renamed("C:/0007.png"), "C:/0007.png", "path"),
     "backslash": (renamed("test_mask\\0007.png"), "test_mask\\0007.png", "path"),
     "line break": (add("test_mask/a\nb.png"), "test_mask/a\\nb.png", "remove"),
+    "unpacks to 5 MB": (content(bytes(5_000_000)), MASK, "5000000 bytes"),
     "compression": (compressed, MASK, "method 14"),
     "empty file": (content(b""), MASK, "not a PNG"),
     "jpeg inside": (content(b"\xff\xd8\xff\xe0" + bytes(40)), MASK, "not a PNG"),
