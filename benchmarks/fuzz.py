@@ -96,18 +96,9 @@ def report_faults(batch: Batch, outcomes: list[Outcome], keep: Path, console: Co
 
 def outcome_table(found: dict[str, list[Outcome]], seconds: float) -> Table:
     """One row per kind."""
-    columns = (
-        "cases",
-        "read as it was",
-        "read otherwise",
-        "refused in a line",
-        "faults",
-        "longest s",
-    )
-    table = Table(
-        "kind",
-        caption=f"{seconds:.0f} s; equal: read as it was; other: has no checksums",
-    )
+    columns = ("cases", "equal", "other", "refused", "faults", "longest s")
+    caption = f"{seconds:.0f} s; equal: read as it was; other: read, and no checksum says otherwise"
+    table = Table("kind", caption=caption)
     for column in columns:
         table.add_column(column, justify="right")
     verdicts = ("equal", "other", "refused", "fault")

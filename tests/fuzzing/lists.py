@@ -5,6 +5,7 @@ import io
 import json
 import random
 import zipfile
+import zlib
 from dataclasses import fields
 from pathlib import Path
 
@@ -77,11 +78,21 @@ def damaged_mask(rng: random.Random, data: bytes, other: bytes) -> bytes:
 
 
 def bomb(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """A member that is packed small and is huge unpacked."""
-    file = io.BytesIO(data)
-    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
-        first = archive.infolist()[0].filename
-        archive.writestr(first.replace("0007", "0008"), bytes(rng.choice((10**6, 10**8))))
+    """The zip again, one of its members packed small and huge unpacked: up to 3.9 GB of zeros."""
+    size = 1 << 20
+    packer = zlib.compressobj(wbits=-15)
+    block = packer.compress(bytes(size)) + packer.flush(zlib.Z_FULL_FLUSH)
+    count = rng.choice((1, 100, 3900))
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(file, "w") as new:
+        chosen = rng.choice(old.namelist())
+        for name in old.namelist():
+            # The blocks end in an empty last one; their checksum is not worth its seconds.
+            packed = block * count + b"\3\0" if name == chosen else old.read(name)
+            new.writestr(name, packed)
+            if name == chosen:
+                entry = new.infolist()[-1]
+                entry.compress_type, entry.file_size = zipfile.ZIP_DEFLATED, size * count
     return file.getvalue()
 
 

@@ -8,7 +8,9 @@ import numpy as np
 from PIL import Image
 
 from jaxparse.data.drawn.picture import draw_face
+from jaxparse.data.folders import find_pairs
 from jaxparse.data.images import open_picture, read_header, read_image, read_label, write_mask
+from jaxparse.data.sources import FolderSource
 from jaxparse.prepare import read_part, read_picture
 from jaxparse.scoring.folders import score_folders
 from tests.fuzzing.damage import BYTES, CHUNKS, Damage
@@ -102,6 +104,31 @@ def read_mask(path: Path) -> np.ndarray:
 def masks(folder: Path) -> Kind:
     """PNG: bytes, and chunks with right checksums."""
     return Kind(mask_files(folder), BYTES | CHUNKS, read_mask, sums=True)
+
+
+def masks_without_sums(folder: Path) -> Kind:
+    """BMP and TIFF, as other tools write masks."""
+    mask = Image.fromarray(draw_face(0, 1, SIZE)[1])
+    files = {
+        "a.bmp": encoded(mask, "BMP"),
+        "a.tif": encoded(mask, "TIFF", compression="tiff_lzw"),
+        "raw.tif": encoded(mask, "TIFF"),
+    }
+    return Kind(files, BYTES, read_mask)
+
+
+def pairs(folder: Path) -> Kind:
+    """A picture and its mask, found and read as training does."""
+    image, label = draw_face(0, 3, SIZE)
+    files = {
+        "val/images/a.jpg": encoded(Image.fromarray(image), "JPEG"),
+        "val/masks/a.png": encoded(Image.fromarray(label), "PNG"),
+    }
+
+    def read(path: Path) -> dict[str, object]:
+        return FolderSource(find_pairs(folder, "val"), 32, resize_label=True)[0]
+
+    return Kind(files, BYTES | CHUNKS_OF_PNG, read)
 
 
 def scored_masks(folder: Path) -> Kind:

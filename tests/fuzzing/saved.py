@@ -28,7 +28,7 @@ from jaxparse.weights.files import (
 )
 from jaxparse.weights.foreign import read_checkpoint, write_torch
 from tests import logged, mini
-from tests.fuzzing.damage import BYTES
+from tests.fuzzing.damage import BYTES, join_safetensors, split_safetensors
 from tests.fuzzing.judge import Kind
 from tests.fuzzing.typed import HEADERS, JSON, METADATA, TEXT, line
 
@@ -71,6 +71,15 @@ def weights(folder: Path) -> Kind:
     return Kind(original, BYTES | HEADERS | METADATA, read_network, sums=True)
 
 
+def weights_without_sums(folder: Path) -> Kind:
+    """This package's file as before there were checksums."""
+    save_weights(folder / "best.safetensors", arrays(), CONFIG, origin="the fuzz")
+    header, content = split_safetensors((folder / "best.safetensors").read_bytes())
+    del header["__metadata__"]["crc32"]
+    old = join_safetensors(json.dumps(header).encode(), content)
+    return Kind({"best.safetensors": old}, HEADERS | METADATA, read_network)
+
+
 def foreign_safetensors(folder: Path) -> Kind:
     """Another package's file, which has no checksums: converted."""
     from safetensors.numpy import save
@@ -99,6 +108,45 @@ def torch_pickle(folder: Path) -> Kind:
     file = io.BytesIO()
     torch.save({"state_dict": tensors}, file, _use_new_zipfile_serialization=False)
     return Kind({"old.pth": file.getvalue()}, BYTES, read_checkpoint)
+
+
+def object_in_torch(rng: random.Random, data: bytes, other: bytes) -> bytes:
+    """A state dict with one value, or one name, that is none."""
+    import torch
+
+    values = (
+        lambda: torch.ones(1).expand(10**10),
+        lambda: torch.ones(3, 4).to_sparse(),
+        lambda: torch.ones(3, device="meta"),
+        lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+        lambda: torch.ones(3, dtype=torch.complex64),
+        lambda: torch.ones(3).to(torch.float8_e4m3fn),
+        lambda: torch.ones(3, dtype=torch.bfloat16),
+        lambda: torch.ones(3, dtype=torch.bool),
+        lambda: torch.ones(0, 3),
+        lambda: torch.tensor(3),
+        lambda: torch.full((3,), torch.nan),
+        lambda: torch.nn.Parameter(torch.ones(3)),
+        lambda: torch.ones(8)[::2],
+        lambda: [torch.ones(3)],
+        lambda: {"a": torch.ones(3)},
+        lambda: None,
+        lambda: "x" * 1000,
+        lambda: 3.5,
+    )
+    names = ("decode_head.conv_seg.bias", "", "a\nb", "x" * 1000, 3, None, ("a", 1))
+    state = {"decode_head.conv_seg.weight": torch.ones(3), rng.choice(names): rng.choice(values)()}
+    wrapped = ({"state_dict": state}, {"model": {"state_dict": state}}, state, [state])
+    file = io.BytesIO()
+    torch.save(rng.choice(wrapped), file)
+    return file.getvalue()
+
+
+def torch_objects(folder: Path) -> Kind:
+    """Intact files of torch that hold what is no state dict of plain tensors."""
+    write_torch(folder / "mmseg.pth", {"decode_head.conv_seg.weight": np.ones(3, np.float32)}, {})
+    original = {"mmseg.pth": (folder / "mmseg.pth").read_bytes()}
+    return Kind(original, {"object": object_in_torch}, read_checkpoint)
 
 
 def config(folder: Path) -> Kind:
