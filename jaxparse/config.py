@@ -3,8 +3,9 @@
 import argparse
 import dataclasses
 import json
-import math
 import runpy
+import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
@@ -13,7 +14,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from jaxparse import interrupts
 from jaxparse.classes import NUM_CLASSES, LabelOrder
-from jaxparse.files import atomic_path, reason
+from jaxparse.files import atomic_path, brief, reason
 
 SYNTHETIC = "synthetic"  # the data_dir of the built-in drawn faces
 
@@ -196,7 +197,9 @@ class Config:
         for names, is_valid, expected in RANGES:
             for name in names:
                 if not is_valid(getattr(self, name)):
-                    raise ValueError(f"{name} is {getattr(self, name)}; it must be {expected}")
+                    raise ValueError(
+                        f"{name} is {brief(getattr(self, name))}; it must be {expected}"
+                    )
         if self.batch_size % self.accumulate_steps:
             raise ValueError(
                 f"batch_size is {self.batch_size}, which is not a multiple of accumulate_steps "
@@ -216,6 +219,7 @@ class Config:
 
 
 LOSS_WEIGHTS = ("cross_entropy_weight", "lovasz_weight", "dice_weight", "focal_weight")
+LARGEST = sys.float_info.max  # an int beyond it is below infinity and is no float
 
 # Fields, what their values must be, and that in words. NaN is in no range.
 RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
@@ -223,8 +227,8 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         ("synthetic_train_count", "synthetic_val_count", "image_size", "batch_size")
         + ("num_workers", "head_channels", "auxiliary_channels", "accumulate_steps", "steps")
         + ("eval_every", "log_every", "boundary_width", "lovasz_stride"),
-        lambda value: value >= 1,
-        "at least 1",
+        lambda value: 1 <= value < 2**31,  # steps are int32 on the device
+        "at least 1 and at most 2147483647",
     ),
     (
         ("drop_path_rate", "dropout_rate", "ema_decay", "momentum", "label_smoothing")
@@ -233,10 +237,10 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         "in [0, 1)",
     ),
     (
-        ("auxiliary_weight", "min_learning_rate", "poly_power", "warmup_steps", "weight_decay")
+        ("auxiliary_weight", "min_learning_rate", "poly_power", "weight_decay")
         + LOSS_WEIGHTS
-        + ("boundary_weight", "ohem_min_kept", "keep_evaluations"),
-        lambda value: 0 <= value < math.inf,
+        + ("boundary_weight",),
+        lambda value: 0 <= value <= LARGEST,
         "finite and at least 0",
     ),
     (
@@ -246,17 +250,22 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         lambda value: 0 <= value <= 1,
         "in 0..1",
     ),
+    (
+        ("warmup_steps", "ohem_min_kept", "keep_evaluations"),
+        lambda value: 0 <= value < 2**31,
+        "at least 0 and at most 2147483647",
+    ),
     (("rotation_degrees", "hue"), lambda value: 0 <= value <= 180, "in 0..180"),
     (("brightness",), lambda value: 0 <= value <= 255, "in 0..255"),
     (("scale_min", "scale_max"), lambda value: 0.1 <= value <= 10, "in 0.1..10"),
     (("blur_sigma",), lambda value: 0 < value <= 10, "above 0 and at most 10"),
-    (("learning_rate",), lambda value: 0 < value < math.inf, "finite and above 0"),
+    (("learning_rate",), lambda value: 0 < value <= LARGEST, "finite and above 0"),
     (("seed",), lambda value: 0 <= value < 2**32, "in 0..4294967295"),
     (
         ("class_weights",),
         lambda value: (
             not value
-            or (len(value) == NUM_CLASSES and all(0 <= w < math.inf for w in value) and any(value))
+            or (len(value) == NUM_CLASSES and all(0 <= w <= LARGEST for w in value) and any(value))
         ),
         f"empty or {NUM_CLASSES} finite numbers of at least 0, not all 0",
     ),
@@ -268,7 +277,7 @@ def _require_type(name: str, value: object, hint: object) -> None:
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             choices = ", ".join(get_args(hint))
-            raise ValueError(f"{name} is {value}; it must be one of: {choices}")
+            raise ValueError(f"{name} is {brief(value)}; it must be one of: {choices}")
         return
     if get_origin(hint) is tuple:
         if not isinstance(value, tuple):
@@ -278,7 +287,7 @@ def _require_type(name: str, value: object, hint: object) -> None:
         return
     types = (int, float) if hint is float else (hint,)
     if not isinstance(value, types) or (isinstance(value, bool) and hint is not bool):
-        raise ValueError(f"{name} is {value!r}; it must be of type {hint.__name__}")
+        raise ValueError(f"{name} is {brief(repr(value))}; it must be of type {hint.__name__}")
 
 
 def config_from(fields: object, path: str | Path) -> Config:
@@ -286,7 +295,7 @@ def config_from(fields: object, path: str | Path) -> Config:
     if not isinstance(fields, dict):
         raise ValueError(f"{path} does not hold the fields of a config")
     if unknown := fields.keys() - {field.name for field in dataclasses.fields(Config)}:
-        names = ", ".join(map(str, sorted(unknown, key=str)))
+        names = ", ".join(map(brief, sorted(unknown, key=str)[:3]))
         raise ValueError(f"{path} has unknown fields ({names}); a newer jaxparse wrote it: upgrade")
     try:
         # JSON has no tuples: it keeps them as lists.
@@ -308,17 +317,33 @@ def experiment_files() -> dict[str, Path]:
 def load_experiment(name: str) -> Config:
     """The Config of an experiment: its name, or the path of a file like experiments/swin_b.py.
 
-    Raises ValueError, listing the experiments, if there is none of that name.
+    Raises ValueError, listing the experiments, if there is none of that name, and naming the line
+    of a file that cannot be run.
     """
     files = experiment_files()
     path = Path(name) if name.endswith(".py") else files.get(name)
     if path is None or not path.is_file():
         known = ", ".join(sorted(files))
         raise ValueError(f"there is no experiment {name}; give the path of a .py file or: {known}")
-    config = runpy.run_path(str(path)).get("config")
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except Exception as error:  # it may hold anything
+        where = f"line {line}: " if (line := _line_of(path, error)) else ""
+        raise ValueError(
+            f"{path} cannot be run ({where}{type(error).__name__}: {reason(error)}); it must end "
+            "in `config = Config(...)`"
+        ) from error
     if not isinstance(config, Config):
         raise ValueError(f"{path} must end in `config = Config(...)`")
     return config if config.workdir else dataclasses.replace(config, workdir=f"runs/{path.stem}")
+
+
+def _line_of(path: Path, error: Exception) -> int | None:
+    """The line of the file that the error comes from."""
+    if isinstance(error, SyntaxError):
+        return error.lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((frame.lineno for frame in frames if frame.filename == str(path)), None)
 
 
 Options = TypeVar("Options")
@@ -366,7 +391,7 @@ def read_config(workdir: str | Path) -> Config:
         )
     try:
         fields = json.loads(path.read_text())
-    except (UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
+    except (RecursionError, ValueError) as error:  # ValueError: also of numbers of 4300 digits
         raise ValueError(f"{path} is not JSON: {reason(error)}") from error
     return config_from(fields, path)
 

@@ -132,6 +132,17 @@ def writing(what: str, folder: str | Path, kept: str) -> Iterator[None]:
         ) from error
 
 
+def brief(value: object) -> str:
+    """What a file or a flag holds, for a message: one line of at most 80 characters.
+
+    Control characters are escaped: a terminal would obey them.
+    """
+    text = str(value)
+    if not text.isprintable():
+        text = text[:80].encode("unicode_escape").decode()
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
 def reason(error: BaseException) -> str:
     """The first sentence of an exception's text, in at most 120 characters."""
     # tensorstore: ...: No space left on device [os_error_code='28' ...
@@ -141,6 +152,8 @@ def reason(error: BaseException) -> str:
         return error.strerror
     text = " ".join(re.split(r"\.\s|\n", str(error).strip())[0].split())
     text = text or type(error).__name__
+    if not text.isprintable():  # it quotes what a damaged file holds
+        text = text.encode("unicode_escape").decode()
     return text if len(text) <= 120 else f"{text[:120]}…"
 
 

@@ -39,9 +39,10 @@ from jaxparse.data.celebamask import (
     official_split,
 )
 from jaxparse.data.folders import find_pairs
-from jaxparse.data.images import READ_ERRORS, write_mask
+from jaxparse.data.images import READ_ERRORS, open_mask, write_mask
 from jaxparse.files import (
     atomic_path,
+    brief,
     read_ahead,
     reason,
     require_writable_folder,
@@ -92,7 +93,7 @@ def read_part(path: Path) -> np.ndarray:
 
     Raises ValueError for a damaged file, or one of another size, mode or range.
     """
-    with _reading(path), Image.open(path, formats=["PNG"]) as picture:
+    with _reading(path), open_mask(path, ("PNG",)) as picture:
         _require_size(picture, MASK_SIZE)
         if picture.mode not in ("1", "L", "P", "RGB"):
             raise ValueError(f"mode {picture.mode}, expected 1, L, P or RGB")
@@ -177,11 +178,12 @@ def keep_record(output: Path, settings: dict[str, Any]) -> None:
             )
         with atomic_path(path) as temporary:
             temporary.write_text(text)
-    if (earlier := path.read_text()) != text:
+    if (earlier := path.read_text(errors="replace")) != text:
         lines = [line.strip(" ,") for line in earlier.splitlines() if line not in text.splitlines()]
+        said = ", ".join(map(brief, lines[:5])) or "less than it was written"
         raise ValueError(
-            f"{path} says {', '.join(lines)}, unlike this command; give another --output, or the "
-            "same flags and lists of CelebA as before"
+            f"{path} says {said}, unlike this command; give another --output, or the same flags "
+            "and lists of CelebA as before"
         )
 
 

@@ -205,6 +205,8 @@ def test_only_fields_that_change_the_result_make_another_run(tmp_path: Path) -> 
         ({"warmup_steps": -5}, ("warmup_steps is -5", "at least 0")),
         ({"momentum": 2.0}, ("momentum is 2.0", "[0, 1)")),
         ({"head_channels": 0}, ("head_channels is 0", "at least 1")),
+        ({"steps": 2**31}, ("steps is 2147483648", "2147483647")),
+        ({"learning_rate": 10**399}, ("learning_rate is 10000", "finite")),
         ({"seed": 2**64}, ("seed is 18446744073709551616", "4294967295")),
         ({"steps": "5"}, ("steps is '5'", "int")),
         ({"steps": True}, ("steps is True", "int")),
@@ -268,3 +270,30 @@ def test_config_on_disk_is_not_trusted(tmp_path: Path, text: str, words: str) ->
     (tmp_path / "config.json").write_text(text)
     with refuses(tmp_path / "config.json", words):
         read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "last, words",
+    [
+        ("config = Config(lr=3)", ("line 2", "TypeError", "lr")),
+        ("config = Config(steps=0)", ("line 2", "steps is 0")),
+        ("import missing", ("line 2", "ModuleNotFoundError", "missing")),
+        ("config = Config(", ("line 2", "SyntaxError")),
+        ("\0", ("SyntaxError", "null bytes")),
+    ],
+)
+def test_an_experiment_that_cannot_be_run_names_its_line(
+    tmp_path: Path, last: str, words: tuple[str, ...]
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(f"from jaxparse.config import Config\n{last}\n")
+    with refuses(path, *words):
+        load_experiment(str(path))
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "[" * 100_000, "\ufeff{}", '{"a\\nb": 1}'])
+def test_what_config_json_may_hold_is_one_short_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(f'{{"steps": {text}}}' if text[0] in "9[" else text)
+    with refuses(tmp_path / "config.json") as caught:
+        read_config(tmp_path)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 600

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from jaxparse import files
-from jaxparse.files import read_ahead, reason, results, sole_run
+from jaxparse.files import brief, read_ahead, reason, results, sole_run
 from tests.refusal import refuses
 
 
@@ -79,3 +79,10 @@ def test_outputs_that_cannot_be_written_are_known_before_the_work(tmp_path: Path
         files.require_writable_file(tmp_path / "file" / "a")
     with refuses("/proc/self/a.json", "cannot be written"):
         files.require_writable_file(Path("/proc/self/a.json"))
+
+
+def test_brief_is_one_short_line() -> None:
+    assert brief("swin_b") == "swin_b" and brief(3.5) == "3.5" and brief("Gesicht_ä") == "Gesicht_ä"
+    assert brief("a\nb\x1b[31m") == r"a\nb\x1b[31m"
+    assert brief("x" * 5000) == "x" * 80 + "…" and len(brief("\0" * 5000)) == 81
+    assert reason(ValueError("no \x07 bell")) == r"no \x07 bell"

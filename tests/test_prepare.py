@@ -293,3 +293,13 @@ def test_a_full_disk_is_foreseen_and_survived(
     prepare.prepare(pristine, output)
     assert contents(output) == contents(prepared)
     assert json.loads((output / "prepare.json").read_text())["pictures"]["train"] == 8
+
+
+def test_a_damaged_record_is_one_line(tmp_path: Path) -> None:
+    settings = prepare.make_record("official", "official", {"train": [1], "val": []})
+    prepare.keep_record(tmp_path, settings)
+    record = tmp_path / "prepare.json"
+    for damaged, word in ((b"\xff\0{", r"\x00{"), (record.read_bytes()[:-3], "less")):
+        record.write_bytes(damaged)
+        with refuses(record, word, "--output"):
+            prepare.keep_record(tmp_path, settings)

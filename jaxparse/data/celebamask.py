@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from jaxparse.files import brief
+
 PICTURES = "CelebA-HQ-img"
 PART_MASKS = "CelebAMask-HQ-mask-anno"
 MAPPING = "CelebA-HQ-to-CelebA-mapping.txt"
@@ -70,8 +72,8 @@ def official_split(release: Path) -> dict[str, list[int]]:
     for number, celeba_file in sorted(mapping.items()):
         if celeba_file not in partition:
             raise ValueError(
-                f"{release / PARTITION} lacks {celeba_file}, CelebA's name of picture {number}; "
-                "copy the whole file again"
+                f"{release / PARTITION} lacks {brief(celeba_file)}, which {MAPPING} gives as "
+                f"CelebA's name of picture {number}; copy both files again"
             )
         split[partition[celeba_file]].append(number)
     counts = {name: len(numbers) for name, numbers in split.items()}
@@ -108,7 +110,7 @@ def _draw(numbers: Iterable[int]) -> list[int]:
 def _read_mapping(release: Path) -> dict[int, str]:
     """Number of the picture -> name of its file in CelebA."""
     hint = "it is part of the release: unpack it again, or give the folder that holds it"
-    pattern = r"(\d+)[\s,]+\d+[\s,]+([^\s,]+)|idx[\s,]+orig_idx[\s,]+orig_file"
+    pattern = r"([0-9]{1,9})[\s,]+[0-9]+[\s,]+([^\s,]+)|idx[\s,]+orig_idx[\s,]+orig_file"
     rows = _read_rows(release / MAPPING, pattern, hint)
     return {int(number): celeba_file for number, celeba_file in rows if number}
 

@@ -4,6 +4,7 @@ import io
 import logging
 import struct
 import zlib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,7 @@ from jaxparse.files import atomic_path, reading, reason
 
 # What Pillow raises on files that are missing, truncated, damaged or not pictures.
 READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
-READ_ERRORS += (Image.DecompressionBombError,)
+READ_ERRORS += (Image.DecompressionBombError, RuntimeError)  # RuntimeError: libavif's
 
 # Pillow opens whatever a file is, and starts Ghostscript on an EPS: only these are opened. Masks
 # must be lossless.
@@ -32,6 +33,10 @@ PICTURE_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "A
 MASK_FORMATS = ("PNG", "BMP", "TIFF")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_START = b"\xff\xd8\xff"
+PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+# First column and row of each pass of an interlaced PNG, and the steps to its next.
+PNG_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4))
+PNG_PASSES += ((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 # Greyscale of 2 and 4 bits: Pillow multiplies the values by these factors to fill 0..255.
 STRETCHED = {"L;2": 85, "L;4": 17}
@@ -54,6 +59,12 @@ class PictureError(ValueError):
 
 def require_intact_png(data: bytes) -> None:
     """Raises ValueError unless every chunk has its checksum, which Pillow ignores for pixels."""
+    for _ in _chunks(data):
+        pass
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Type and content of each chunk of a PNG, whose checksums are compared."""
     view, start, kind = memoryview(data), len(PNG_SIGNATURE), b""
     while kind != b"IEND":
         end = start + 8 + int.from_bytes(view[start : start + 4])
@@ -62,12 +73,38 @@ def require_intact_png(data: bytes) -> None:
         kind = bytes(view[start + 4 : start + 8])
         if zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4]):
             raise ValueError("damaged: a checksum does not match")
+        yield kind, view[start + 8 : end]
         start = end + 4
+
+
+def require_whole_png(data: bytes) -> None:
+    """`require_intact_png`, and that the pixels are as many bytes as the header says.
+
+    Pillow stops at the last row of a header that promises fewer or smaller pixels, and makes
+    classes of what is there.
+    """
+    chunks = list(_chunks(data))
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
+    bits = depth * PNG_CHANNELS.get(colour, 0)
+    passes = PNG_PASSES if interlaced else ((0, 0, 1, 1),)
+    sizes = ((len(range(x, width, dx)), len(range(y, height, dy))) for x, y, dx, dy in passes)
+    # Each row has a byte for its filter.
+    expected = sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns)
+    if colour == 3 and b"PLTE" not in dict(chunks):
+        raise ValueError("damaged: it has no palette")
+    unpacker = zlib.decompressobj()
+    compressed = b"".join(content for kind, content in chunks if kind == b"IDAT")
+    unpacked = len(unpacker.decompress(compressed, expected + 1))
+    if unpacked != expected or not unpacker.eof:
+        raise ValueError("damaged: the pixels are not as many as the header says")
 
 
 def open_picture(path: Path, formats: tuple[str, ...] = PICTURE_FORMATS) -> Image.Image:
     """The file, not yet decoded. Raises one of READ_ERRORS if it is damaged or of other formats."""
-    data = path.read_bytes()
+    return _identified(path.read_bytes(), formats)
+
+
+def _identified(data: bytes, formats: tuple[str, ...]) -> Image.Image:
     if data.startswith(PNG_SIGNATURE):
         require_intact_png(data)
     return _identify(io.BytesIO(data), formats)
@@ -91,6 +128,15 @@ def _identify(source: Path | io.BytesIO, formats: tuple[str, ...]) -> Image.Imag
             f"has more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels: shrink it, or for "
             "predict give a larger --size-limit"
         ) from error
+
+
+def open_mask(path: Path, formats: tuple[str, ...] = MASK_FORMATS) -> Image.Image:
+    """`open_picture`; a PNG's pixels must be as many as its header says."""
+    data = path.read_bytes()
+    picture = _identified(data, formats)
+    if picture.format == "PNG":
+        require_whole_png(data)
+    return picture
 
 
 def read_image(path: Path) -> Image.Image:
@@ -182,7 +228,7 @@ def read_label(path: Path, order: str = "official", flag: str = "--label-order")
     advises `flag`.
     """
     try:
-        with reading(path), open_picture(path, MASK_FORMATS) as picture:
+        with reading(path), open_mask(path) as picture:
             raw_mode = picture.tile[0].args if picture.tile else None
             picture.load()
             picture = ImageOps.exif_transpose(picture)

@@ -8,6 +8,7 @@ from flax import nnx
 
 from jaxparse.classes import NUM_CLASSES
 from jaxparse.config import Config
+from jaxparse.files import brief
 from jaxparse.models import resnet, slim, swin
 from jaxparse.models.deeplab import DeepLabHead
 from jaxparse.models.fcn import FCNHead
@@ -56,7 +57,7 @@ def build_backbone(config: Config, rngs: nnx.Rngs) -> nnx.Module:
     if config.backbone in slim.SIZES:
         return slim.SlimResNet(*slim.SIZES[config.backbone], rngs=rngs)
     known = ", ".join(BACKBONES)
-    raise ValueError(f"there is no backbone {config.backbone}; give one of: {known}")
+    raise ValueError(f"there is no backbone {brief(config.backbone)}; give one of: {known}")
 
 
 def build_model(config: Config, key: jax.Array) -> Segmentor:

@@ -22,8 +22,15 @@ from PIL import Image
 
 from jaxparse.classes import NUM_CLASSES
 from jaxparse.data.folders import find_images
-from jaxparse.data.images import READ_ERRORS, Header, read_header
-from jaxparse.files import FaultsError, atomic_path, read_ahead, reason, require_writable_file
+from jaxparse.data.images import READ_ERRORS, Header, read_header, require_whole_png
+from jaxparse.files import (
+    FaultsError,
+    atomic_path,
+    brief,
+    read_ahead,
+    reason,
+    require_writable_file,
+)
 
 Format = Literal["server", "codabench"]
 CODE_FILES = ("solution/ckpt.pth", "solution/requirements.txt", "solution/run.py")
@@ -32,6 +39,7 @@ LEFTOVERS = {"__macosx", "thumbs.db", "desktop.ini"}  # and every hidden file, a
 # NotImplementedError: a member of a newer zip version.
 ZIP_ERRORS = (*READ_ERRORS, zipfile.BadZipFile, NotImplementedError)
 SHOWN_FAULTS = 20
+LARGEST_MASK = 1 << 22  # bytes; of 512x512 pixels of 8 bits it is 0.3 MB at most
 
 SIZE = (512, 512)
 PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
@@ -113,10 +121,11 @@ class ZipNames:
             return "is a leftover of the operating system or an editor; zip without it"
         if entry.is_dir():
             empty = not any(file.startswith(name) for file in self.files)
-            return f"is a second folder; expected only {self.folder}/" if empty else None
+            return f"is a second folder; expected only {brief(self.folder)}/" if empty else None
         file = parts[-1]
         if parts[:-1] != [self.folder]:
-            return f"is not directly in {self.folder}/; expected {self.folder}/{file}"
+            expected = brief(f"{self.folder}/{file}")
+            return f"is not directly in {brief(self.folder)}/; expected {expected}"
         if file in self.images:
             return None
         meant = self._meant(file)
@@ -148,8 +157,7 @@ def decode_mask(data: bytes) -> np.ndarray:
         kind = f"{depth}-bit {COLOURS.get(colour, 'unknown')}"
         raise ValueError(f"is {kind}, expected 8-bit palette or greyscale (mode P or L)")
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            picture.verify()  # the checksums, which decoding skips
+        require_whole_png(data)
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
             label = np.asarray(picture)
     except READ_ERRORS as error:
@@ -194,18 +202,24 @@ def inspect_submission(path: Path, images: Path | Sequence[Path], format: Format
                 faults[name] = str(result)
             elif result is not None:
                 masks[name] = result
-    # A name may hold anything, line breaks too.
-    lines = [f"{n if n.isprintable() else ascii(n)}: {fault}" for n, fault in faults.items()]
+    # A name may hold anything, line breaks too, in 64 KiB.
+    lines = [f"{brief(name)}: {fault}" for name, fault in faults.items()]
     return Inspection(len(masks), sorted(lines), _warnings(masks))
 
 
 def _read_member(archive: zipfile.ZipFile, folder: str, name: str) -> int | None:
     """The mask's checksum, 0 for a mask of only background; None for code. Raises ValueError."""
+    size, is_mask = archive.getinfo(name).file_size, name.startswith(f"{folder}/")
+    if is_mask and size > LARGEST_MASK:
+        raise ValueError(f"has {size} bytes, which no mask of 512x512 pixels has; write it again")
     try:
-        data = archive.read(name)
+        with archive.open(name) as member:
+            data = member.read(LARGEST_MASK)
+            while member.read(LARGEST_MASK):  # code: only its checksum counts
+                pass
     except ZIP_ERRORS as error:
         raise ValueError(f"cannot be unpacked ({reason(error)}); zip it again") from error
-    if not name.startswith(f"{folder}/"):
+    if not is_mask:
         return None
     label = decode_mask(data)
     return zlib.crc32(label) if label.any() else 0

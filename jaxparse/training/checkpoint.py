@@ -119,7 +119,15 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
-        self.manager = ocp.CheckpointManager(self.folder, options=options)
+        try:
+            self.manager = ocp.CheckpointManager(self.folder, options=options)
+        except OSError:
+            raise
+        except Exception as error:  # orbax reads a file of each checkpoint, and trusts its types
+            raise ValueError(
+                f"{self.folder} cannot be opened ({reason(error)}); restore it from a copy, or "
+                "delete the newest checkpoint in it to resume from the one before"
+            ) from error
 
     def _seal(self) -> None:
         """Called when all files are written, before orbax renames the folder into place."""

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,8 @@ TENSORBOARD_DIR = "tensorboard"
 def read_rows(path: Path) -> list[dict[str, float]]:
     """The rows of a metrics.jsonl, oldest first, each with its `step`.
 
-    Skips incomplete lines of killed or still running processes.
+    Skips incomplete lines of killed or still running processes, lines without a step, and values
+    that are neither numbers nor null; null for what is no finite number.
     """
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     return [row for line in lines if (row := _parse(line))]
@@ -30,15 +32,22 @@ def _parse(line: str) -> dict[str, float | str | None] | None:
         row = json.loads(line)
     except (RecursionError, ValueError):
         return None
-    if not isinstance(row, dict) or type(row.get("step")) is not int:
+    if not isinstance(row, dict):
         return None
-    known = {name: value for name, value in row.items() if isinstance(value, int | float | str)}
+    step = row.get("step")
+    if type(step) is not int or not 0 <= step < 2**31:
+        return None
+    known = {
+        name: value
+        for name, value in row.items()
+        if type(value) in ((str,) if name == "note" else (int, float, type(None)))
+    }
     return {name: None if _is_nan(value) else value for name, value in known.items()}
 
 
-def _is_nan(value: float | str) -> bool:
-    """Whether there is no number: where nothing could be scored."""
-    return isinstance(value, float) and not math.isfinite(value)
+def _is_nan(value: float | str | None) -> bool:
+    """Whether there is no number, as where nothing could be scored, or none that a float holds."""
+    return isinstance(value, int | float) and not abs(value) <= sys.float_info.max
 
 
 class Events:
@@ -169,7 +178,8 @@ def read_runs(folders: list[Path]) -> list[Run]:
 
 def series(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps, ascending, and finite values [N] of `name`; of rows of the same step the last."""
-    values = {row["step"]: row[name] for row in run.rows if row.get(name) is not None}
+    # As floats: numpy makes objects of ints beyond 64 bits.
+    values = {row["step"]: float(row[name]) for row in run.rows if row.get(name) is not None}
     pairs = sorted(pair for pair in values.items() if np.isfinite(pair[1]))
     return tuple(np.array(pairs, np.float64).reshape(-1, 2).T)
 
@@ -183,7 +193,7 @@ def best_row(run: Run) -> dict[str, float]:
     if not len(steps):
         return {}
     rows = (row for row in run.rows if row["step"] == steps[values.argmax()])
-    return {name: value for row in rows for name, value in row.items()}
+    return {k: value for row in rows for k, value in row.items() if value is not None}
 
 
 def class_ious(row: dict[str, float]) -> np.ndarray:

@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from jaxparse import cli
 from jaxparse.classes import LABEL_ORDERS, NAMES, order_names
 from jaxparse.config import Config, config_from, load_experiment, read_config
-from jaxparse.files import atomic_path, reason
+from jaxparse.files import atomic_path, brief, reason
 from jaxparse.models import split_model
 
 # In a run's folder: the weights of its best evaluation, of the best of their moving average, and
@@ -81,8 +81,10 @@ def save_weights(
         "classes": ",".join(NAMES),
         "source": origin,
         "fresh": ",".join(fresh),
-        "crc32": json.dumps({name: zlib.crc32(array) for name, array in arrays.items()}),
     }
+    sums = {name: zlib.crc32(array) for name, array in arrays.items()}
+    sums["network"] = zlib.crc32(metadata["network"].encode())
+    metadata["crc32"] = json.dumps(sums)
     # Not save_file: it leaves a temporary file of its own when killed, and hides the disk's errors.
     content = save(arrays, metadata)
     with atomic_path(path) as temporary:
@@ -117,11 +119,13 @@ def _intact(path: str | Path, arrays: Mapping[str, np.ndarray], sums: str) -> di
     expected = _parsed(path, "crc32", sums)
     for name, array in arrays.items():
         if name in expected and zlib.crc32(np.ascontiguousarray(array)) != expected[name]:
-            raise ValueError(f"{path} is damaged: {name} has another checksum; copy it again")
+            raise ValueError(
+                f"{path} is damaged: {brief(name)} has another checksum; copy it again"
+            )
         if not np.issubdtype(array.dtype, np.floating):
-            raise ValueError(f"{path} holds {name} as {array.dtype}, expected float32")
+            raise ValueError(f"{path} holds {brief(name)} as {array.dtype}, expected float32")
         if not np.isfinite(array).all():
-            raise ValueError(f"{path} holds values in {name} that are not finite numbers")
+            raise ValueError(f"{path} holds values in {brief(name)} that are not finite numbers")
     return {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}
 
 
@@ -129,7 +133,7 @@ def _parsed(path: str | Path, key: str, text: str) -> dict[str, Any]:
     """The dict that a metadata value holds as JSON."""
     try:
         value = json.loads(text)
-    except (RecursionError, json.JSONDecodeError):
+    except (RecursionError, ValueError):  # ValueError: also of numbers of 4300 digits
         value = None
     if not isinstance(value, dict):
         raise ValueError(f"{path} is damaged: its metadata {key} is not a JSON object")
@@ -142,6 +146,9 @@ def network_fields(path: str | Path, metadata: Mapping[str, str]) -> dict[str, A
     config_from(network, path)  # names and types
     if "backbone" not in network:
         raise ValueError(f"{path} is damaged: its metadata names no backbone")
+    found = zlib.crc32(metadata["network"].encode(errors="replace"))
+    if _parsed(path, "crc32", metadata.get("crc32", "{}")).get("network", found) != found:
+        raise ValueError(f"{path} is damaged: its metadata network has another checksum; copy it")
     return network
 
 
@@ -167,9 +174,10 @@ def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str
     classes = metadata["classes"].split(",")
     if classes != list(NAMES):
         orders = (order for order in LABEL_ORDERS if list(order_names(order)) == classes)
+        found = next(orders, brief(", ".join(classes)))
         raise ValueError(
-            f"{path} has the classes in the order {next(orders, ', '.join(classes))}, expected "
-            "the official one: convert the original checkpoint with convert_weights --label-order"
+            f"{path} has the classes in the order {found}, expected the official one: "
+            "convert the original checkpoint with convert_weights --label-order"
         )
     return arrays, metadata
 
@@ -197,7 +205,7 @@ def load_weights(
     fresh = tuple(filter(None, metadata["fresh"].split(",")))
     if fresh and not allow_fresh:
         raise ValueError(
-            f"{path} has no weights for {', '.join(fresh)}; train from it first "
+            f"{path} has no weights for {brief(', '.join(fresh))}; train from it first "
             f"(train --init-weights {path})"
         )
     needed = flatten(params) | flatten(batch_stats)
@@ -213,7 +221,7 @@ def load_weights(
 def require_match(path: str | Path, arrays: Mapping[str, Any], needed: Mapping[str, Any]) -> None:
     """Raises ValueError listing names and shapes that `arrays` and `needed` do not share."""
     faults = [f"missing {name}" for name in needed if name not in arrays]
-    faults += [f"unknown {name}" for name in arrays if name not in needed]
+    faults += [f"unknown {brief(name)}" for name in arrays if name not in needed]
     faults += [
         f"{name} is {arrays[name].shape}, not {needed[name].shape}"
         for name in needed
@@ -260,7 +268,10 @@ def load_network(
         config = load_experiment(exp)
     else:
         config = read_config(weights) if Path(weights).is_dir() else config_of_weights(path)
-    _, params, batch_stats = split_model(config)
+    try:
+        _, params, batch_stats = split_model(config)
+    except ValueError as error:  # a backbone of another version
+        raise ValueError(f"{weights}: {error}") from error
     return config, *load_weights(path, config, params, batch_stats)
 
 

@@ -5,14 +5,15 @@ No code in a file is ever run: a pickle may only refer to tensors and to the nam
 
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxparse.files import atomic_path, reason
-from jaxparse.weights.files import kind_of_file, read_safetensors
+from jaxparse.files import atomic_path, brief, reason
+from jaxparse.weights.files import ZIP, kind_of_file, read_safetensors
 
 HUB_FILE = "model.safetensors"
 # Classes and functions to which the logs in a training checkpoint of mmengine refer. None is run:
@@ -65,7 +66,7 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
     arrays = {name.removeprefix("module."): array for name, array in read(path).items()}
     for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise ValueError(f"{path} holds values in {name} that are not finite numbers")
+            raise ValueError(f"{path} holds values in {brief(name)} that are not finite numbers")
     return arrays
 
 
@@ -80,6 +81,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     except ImportError as error:
         fix = "pip install 'jaxparse[torch]', or give a .safetensors file"
         raise ValueError(f"{path} needs PyTorch to be read: {fix}") from error
+    _require_intact_zip(path)
     stand_ins = torch.serialization.safe_globals([(Ignored, name) for name in IGNORED])
     try:
         # An open file: torch reads a path that ends in .safetensors by another way.
@@ -89,8 +91,8 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         code = re.search(r"GLOBAL (\S+) (was not|whose)", str(error))
         if code:
             raise ValueError(
-                f"{path} is refused: it asks for {code[1]}, which may run code; give a file that "
-                "holds only weights"
+                f"{path} is refused: it asks for {brief(code[1])}, which may run code; give a "
+                "file that holds only weights"
             ) from error
         why = reason(error).split("WeightsUnpickler error: ")[-1]
         raise ValueError(f"{path} is not a torch checkpoint or is truncated: {why}") from error
@@ -98,13 +100,40 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise ValueError(f"{path} is not the checkpoint of a network: it holds no state dict")
     for key, value in weights.items():
-        plain = value.layout == torch.strided and not (value.is_quantized or value.is_meta)
-        if not plain or value.is_complex():
+        if fault := _fault_of(value):
             raise ValueError(
-                f"{path} holds {key} as {value.dtype}, {value.layout} on {value.device}; expected "
-                "plain tensors of numbers: save the state dict of the model on the CPU"
+                f"{path} holds {brief(key)} as {fault}; expected plain tensors of numbers: save "
+                "the state dict of the model on the CPU"
             )
     return {str(key): value.detach().float().numpy() for key, value in weights.items()}
+
+
+def _fault_of(tensor: Any) -> str | None:  # noqa: ANN401
+    """What a torch tensor is that is not a plain one of numbers."""
+    import torch
+
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        return f"{tensor.dtype}, {tensor.layout} on {tensor.device}"
+    if tensor.is_complex():
+        return str(tensor.dtype)
+    if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+        return f"{list(tensor.shape)} expanded from fewer numbers"  # of one, 10^10 fit a small file
+    return None
+
+
+def _require_intact_zip(path: Path) -> None:
+    """Raises ValueError if a checksum of torch's zip does not match: torch reads on."""
+    with path.open("rb") as file:
+        if file.read(len(ZIP)) != ZIP:
+            return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # of a damaged directory, any
+        why = reason(error)
+        raise ValueError(f"{path} is not a torch checkpoint or is truncated: {why}") from error
+    if damaged:
+        raise ValueError(f"{path} is damaged: {brief(damaged)} has another checksum; copy it again")
 
 
 def _unwrap(checkpoint: Any) -> Mapping[str, Any]:  # noqa: ANN401

@@ -152,3 +152,11 @@ def test_a_folder_without_a_release_is_refused(tmp_path: Path) -> None:
         find_parts(tmp_path)
     with refuses("there is no", tmp_path / MAPPING):
         official_split(tmp_path)
+
+
+def test_a_damaged_mapping_is_named_beside_the_partition(tmp_path: Path) -> None:
+    write_lists(tmp_path, [0, 1, 2])
+    mapping = tmp_path / MAPPING
+    mapping.write_text(mapping.read_text().replace("000003.jpg", "00\x1b003.jpg"))
+    with refuses(MAPPING, PARTITION, r"00\x1b003.jpg", "picture 1"):
+        official_split(tmp_path)

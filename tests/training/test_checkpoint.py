@@ -17,6 +17,7 @@ from jaxparse.devices import make_mesh
 from jaxparse.training.checkpoint import Checkpoints
 from jaxparse.training.steps import TrainState, init_state
 from tests.disks import largest
+from tests.refusal import refuses
 from tests.runs import CONFIG
 
 
@@ -66,3 +67,11 @@ def test_damage_of_each_kind_is_found(
     assert loader.get_state() == {"next_index": 12}
     assert len(lines) == 1 and "6 cannot be read (" in lines[0]
     manager.close()
+
+
+def test_a_checkpoints_times_of_another_type_are_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints" / "3"
+    folder.mkdir(parents=True)
+    (folder / "_CHECKPOINT_METADATA").write_text('{"init_timestamp_nsecs": "yesterday"}')
+    with refuses(folder.parent, "int", "restore it"):
+        Checkpoints(tmp_path)

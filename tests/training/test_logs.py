@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxparse.training.logs import MetricsLog
+from jaxparse.training.logs import MetricsLog, best_row, read_rows, read_runs, series
 
 # tf.summary's protobuf code, which this package does not call itself.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -74,3 +74,23 @@ def test_what_is_no_number_is_null_and_never_the_best(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert rows[-2] == {"step": 5, "val/mIoU": None, "val/aAcc": 0.5}
     assert "NaN" not in path.read_text()
+
+
+def test_values_of_other_types_are_not_logged(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    rows = ('{"step": 4, "val/mIoU": 0.5, "val/aAcc": "high", "val/mAcc": true, "note": 3}',)
+    rows += ('{"step": 4, "val/mIoU": null, "train/loss": 1' + "0" * 400 + "}",)
+    rows += (
+        '{"step": 4, "train/steps": 1' + "0" * 30 + "}",
+        '{"step": -1}',
+        '{"step": 2147483648}',
+    )
+    path.write_text("\n".join(rows))
+    assert read_rows(path) == [
+        {"step": 4, "val/mIoU": 0.5},
+        {"step": 4, "val/mIoU": None, "train/loss": None},
+        {"step": 4, "train/steps": 10**30},
+    ]
+    [run] = read_runs([tmp_path])
+    assert best_row(run)["val/mIoU"] == 0.5
+    assert series(run, "train/steps")[1].tolist() == [1e30]

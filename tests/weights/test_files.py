@@ -125,6 +125,7 @@ def test_files_that_record_fewer_fields_are_compared_by_those(
         "image_size": 128,
     }
     del fields["head"], fields["image_size"]  # as before there was more than one
+    del metadata["crc32"]
     save_file(arrays, path, metadata | {"network": json.dumps(fields)})
     assert load(path).keys() == arrays.keys()
 
@@ -235,6 +236,11 @@ def test_half_precision_and_files_without_sums_are_read(
         ({"network": '{"backbone": "swin_t", "future": 1}'}, "newer"),
         ({"network": '{"backbone": "swin_t", "head_channels": "many"}'}, "head_channels"),
         ({"network": "{}"}, "backbone"),
+        ({"network": f'{{"backbone": {"9" * 5000}}}'}, "network"),
+        (
+            {"network": '{"backbone": "swin_nano", "image_size": 96}'},
+            "network has another checksum",
+        ),
         ({"classes": None}, "classes"),
         ({"crc32": "3"}, "crc32"),
     ],

@@ -234,7 +234,17 @@ def test_tensors_that_are_not_plain_numbers(tmp_path: Path) -> None:
         (torch.zeros(3, device="meta"), "meta"),
         (torch.zeros(3, dtype=torch.complex64), "complex64"),
         (torch.tensor([1.0, float("nan")]), "not finite"),
+        (torch.zeros(1).expand(10**10), "expanded"),
     ):
         torch.save({"state_dict": {"a.weight": tensor}}, path)
         with refuses(path, "a.weight", words):
             read_checkpoint(path)
+
+
+def test_a_bit_of_torchs_zip_is_missed(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.pth", {"head.bias": np.arange(50, dtype=np.float32)})
+    data = bytearray(path.read_bytes())
+    data[data.index(np.float32(7).tobytes() + np.float32(8).tobytes())] ^= 1
+    path.write_bytes(data)
+    with refuses(path, "checksum"):
+        read_checkpoint(path)
