@@ -18,8 +18,6 @@ def data_identity(config: Config) -> dict[str, Any]:
 
     Masks count by name only, so that they can be mended, and by whether they are exchanged.
     """
-    if config.data_dir == SYNTHETIC:  # whose counts are fields of Config
-        return {}
     mirrored, identity = mirrored_masks(config), {}
     for split in SPLITS:
         images = [image for image, _ in match_names(config.data_dir, split)[0]]
@@ -60,6 +58,8 @@ def require_same_data(config: Config) -> None:
 
 
 def save_identity(config: Config) -> None:
-    """Writes the run's IDENTITY."""
+    """Writes the run's IDENTITY; drawn faces have none, their counts are fields of Config."""
+    if config.data_dir == SYNTHETIC:
+        return
     with atomic_path(Path(config.workdir) / IDENTITY) as path:
         path.write_text(json.dumps(data_identity(config), indent=1) + "\n")
