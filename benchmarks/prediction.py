@@ -19,7 +19,8 @@ import numpy as np
 
 from jaxparse.config import Config
 from jaxparse.data.folders import Pair
-from jaxparse.data.images import read_header, read_label
+from jaxparse.data.images import read_header
+from jaxparse.data.masks import read_label
 from jaxparse.data.sources import FolderSource
 from jaxparse.parsing.labelled import evaluate_pictures
 from jaxparse.parsing.parser import Parser

@@ -21,8 +21,9 @@ from PIL import Image
 from jaxparse import cli
 from jaxparse.classes import LabelOrder
 from jaxparse.data.folders import find_images, other_files
-from jaxparse.data.images import write_image, write_mask
+from jaxparse.data.images import write_image
 from jaxparse.data.layouts import listed
+from jaxparse.data.masks import write_mask
 from jaxparse.devices import use_compilation_cache
 from jaxparse.files import (
     atomic_path,

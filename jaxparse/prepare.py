@@ -39,7 +39,8 @@ from jaxparse.data.celebamask import (
     official_split,
 )
 from jaxparse.data.folders import find_pairs
-from jaxparse.data.images import READ_ERRORS, open_mask, write_mask
+from jaxparse.data.images import READ_ERRORS
+from jaxparse.data.masks import open_mask, write_mask
 from jaxparse.files import (
     atomic_path,
     brief,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from jaxparse import cli
 from jaxparse.data.drawn.picture import draw_face
-from jaxparse.data.images import write_image, write_mask
+from jaxparse.data.images import write_image
+from jaxparse.data.masks import write_mask
 from jaxparse.files import require_writable_folder
 
 VAL_START = 1_000_000  # index of the first face to evaluate on, beyond any training face

@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image
 
 from jaxparse.data.drawn.picture import draw_face
-from jaxparse.data.images import write_image, write_mask
+from jaxparse.data.images import write_image
+from jaxparse.data.masks import write_mask
 
 # 4 + 3 in batches of 4.
 SIZES = [(64, 64), (37, 91), (64, 128), (50, 70), (33, 65), (1, 128), (60, 100)]

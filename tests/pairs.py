@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxparse.config import Config
-from jaxparse.data.images import write_image, write_mask
+from jaxparse.data.images import write_image
+from jaxparse.data.masks import write_mask
 
 CHALLENGE = ("{split}_image", "{split}_mask")
 PLAIN = ("images", "masks")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxparse import cli, evaluate
-from jaxparse.data.images import read_label, write_mask
+from jaxparse.data.masks import read_label, write_mask
 from jaxparse.parsing.parser import Parser, TestTime
 from jaxparse.scoring.counts import Counts, count, total
 from jaxparse.scoring.scores import Scores, joined_scores, picture_f1

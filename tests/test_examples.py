@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxparse.data.images import read_label
+from jaxparse.data.masks import read_label
 from tests.conftest import Nano
 from tests.parsed import draw
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from jaxparse import cli, predict
 from jaxparse.classes import PALETTE
-from jaxparse.data.images import read_label
+from jaxparse.data.masks import read_label
 from jaxparse.parsing.overlay import blend
 from jaxparse.parsing.parser import Parser, TestTime
 from jaxparse.scoring.submissions import inspect_submission

@@ -16,7 +16,7 @@ from PIL import Image, JpegImagePlugin
 from jaxparse import prepare
 from jaxparse.data.celebamask import PARTITION
 from jaxparse.data.folders import find_pairs
-from jaxparse.data.images import read_label
+from jaxparse.data.masks import read_label
 from jaxparse.prepare import paint_mask, read_picture
 from tests.refusal import refuses
 from tests.release import COUNT, SPLIT, draw_parts, expected_label, write_part, write_release

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxparse import cli, submission
-from jaxparse.data.images import write_mask
+from jaxparse.data.masks import write_mask
 from tests.zips import good, write_images, write_masks, write_zip
 
 Command = Callable[..., tuple[int, str, str]]

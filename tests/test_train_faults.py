@@ -22,8 +22,8 @@ from rich.console import Console
 
 from jaxparse import cli
 from jaxparse.config import Config
-from jaxparse.data.images import write_mask
 from jaxparse.data.loaders import EvalLoader, make_train_loader
+from jaxparse.data.masks import write_mask
 from jaxparse.data.sources import SkippingSource, make_source
 from jaxparse.devices import make_mesh
 from jaxparse.interrupts import INTERRUPTED

@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from jaxparse.data.drawn.picture import draw_face
-from jaxparse.data.images import write_image, write_mask
+from jaxparse.data.images import write_image
+from jaxparse.data.masks import write_mask
 
 STEMS = ("0007", "0130", "2999")
 Members = list[tuple[zipfile.ZipInfo, bytes]]

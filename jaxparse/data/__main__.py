@@ -13,7 +13,8 @@ from rich.table import Table
 from jaxparse import cli
 from jaxparse.classes import IGNORE_LABEL, NAMES, LabelOrder
 from jaxparse.data.folders import match_names, other_files_line
-from jaxparse.data.images import open_picture, read_pair
+from jaxparse.data.images import open_picture
+from jaxparse.data.masks import read_pair
 from jaxparse.data.suspicions import suspicions
 from jaxparse.files import read_ahead
 

@@ -1,26 +1,16 @@
-"""Pictures and masks on disk: read any common format, write palette PNGs."""
+"""Pictures on disk: read from any common format, upright and in RGB."""
 
 import io
-import logging
 import struct
 import zlib
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 
-from jaxparse.classes import (
-    IGNORE_LABEL,
-    LABEL_ORDERS,
-    NUM_CLASSES,
-    PALETTE,
-    from_official,
-    to_official,
-)
+from jaxparse.data.png import PNG_SIGNATURE, require_intact_png
 from jaxparse.files import atomic_path, reading, reason
 
 # What Pillow raises on files that are missing, truncated, damaged or not pictures.
@@ -31,18 +21,8 @@ READ_ERRORS += (Image.DecompressionBombError, RuntimeError)  # RuntimeError: lib
 # must be lossless.
 PICTURE_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF")
 MASK_FORMATS = ("PNG", "BMP", "TIFF")
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_START = b"\xff\xd8\xff"
-PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-# First column and row of each pass of an interlaced PNG, and the steps to its next.
-PNG_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4))
-PNG_PASSES += ((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
-# Greyscale of 2 and 4 bits: Pillow multiplies the values by these factors to fill 0..255.
-STRETCHED = {"L;2": 85, "L;4": 17}
-ORDER_KEY = "label_order"  # of the text in a mask's PNG that names its order
-ZLLRUNNING_CHANNELS = (0, 85, 170, 255)  # of the colours of that tool's pictures
-WHITE = 0xFFFFFF  # of ignored pixels in masks
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 
@@ -57,54 +37,12 @@ class PictureError(ValueError):
     """Why a file that is whole cannot be taken for a picture or a mask, and the fix."""
 
 
-def require_intact_png(data: bytes) -> None:
-    """Raises ValueError unless every chunk has its checksum, which Pillow ignores for pixels."""
-    for _ in _chunks(data):
-        pass
-
-
-def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Type and content of each chunk of a PNG, whose checksums are compared."""
-    view, start, kind = memoryview(data), len(PNG_SIGNATURE), b""
-    while kind != b"IEND":
-        end = start + 8 + int.from_bytes(view[start : start + 4])
-        if end + 4 > len(view):
-            raise ValueError("image file is truncated")
-        kind = bytes(view[start + 4 : start + 8])
-        if zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4]):
-            raise ValueError("damaged: a checksum does not match")
-        yield kind, view[start + 8 : end]
-        start = end + 4
-
-
-def require_whole_png(data: bytes) -> None:
-    """`require_intact_png`, and that the pixels are as many bytes as the header says.
-
-    Pillow stops at the last row of a header that promises fewer or smaller pixels, and makes
-    classes of what is there.
-    """
-    chunks = list(_chunks(data))
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
-    bits = depth * PNG_CHANNELS.get(colour, 0)
-    passes = PNG_PASSES if interlaced else ((0, 0, 1, 1),)
-    sizes = ((len(range(x, width, dx)), len(range(y, height, dy))) for x, y, dx, dy in passes)
-    # Each row has a byte for its filter.
-    expected = sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns)
-    if colour == 3 and b"PLTE" not in dict(chunks):
-        raise ValueError("damaged: it has no palette")
-    unpacker = zlib.decompressobj()
-    compressed = b"".join(content for kind, content in chunks if kind == b"IDAT")
-    unpacked = len(unpacker.decompress(compressed, expected + 1))
-    if unpacked != expected or not unpacker.eof:
-        raise ValueError("damaged: the pixels are not as many as the header says")
-
-
 def open_picture(path: Path, formats: tuple[str, ...] = PICTURE_FORMATS) -> Image.Image:
     """The file, not yet decoded. Raises one of READ_ERRORS if it is damaged or of other formats."""
-    return _identified(path.read_bytes(), formats)
+    return identified(path.read_bytes(), formats)
 
 
-def _identified(data: bytes, formats: tuple[str, ...]) -> Image.Image:
+def identified(data: bytes, formats: tuple[str, ...]) -> Image.Image:
     if data.startswith(PNG_SIGNATURE):
         require_intact_png(data)
     return _identify(io.BytesIO(data), formats)
@@ -130,15 +68,6 @@ def _identify(source: Path | io.BytesIO, formats: tuple[str, ...]) -> Image.Imag
         ) from error
 
 
-def open_mask(path: Path, formats: tuple[str, ...] = MASK_FORMATS) -> Image.Image:
-    """`open_picture`; a PNG's pixels must be as many as its header says."""
-    data = path.read_bytes()
-    picture = _identified(data, formats)
-    if picture.format == "PNG":
-        require_whole_png(data)
-    return picture
-
-
 def read_image(path: Path) -> Image.Image:
     """The whole picture, mode RGB at its own size, turned upright by its EXIF orientation.
 
@@ -150,7 +79,7 @@ def read_image(path: Path) -> Image.Image:
             picture.load()
             return _to_rgb(ImageOps.exif_transpose(picture))
     except READ_ERRORS as error:
-        raise ValueError(_unreadable("image", path, error)) from error
+        raise ValueError(unreadable("image", path, error)) from error
 
 
 def as_picture(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
@@ -190,7 +119,7 @@ def read_header(path: Path, kind: str = "image") -> Header:
             width, height = picture.size
             orientation = _orientation(picture)
     except READ_ERRORS as error:
-        raise ValueError(_unreadable(kind, path, error)) from error
+        raise ValueError(unreadable(kind, path, error)) from error
     size = (width, height) if orientation in QUARTER_TURNS else (height, width)
     return Header(size, orientation)
 
@@ -219,123 +148,6 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def read_label(path: Path, order: str = "official", flag: str = "--label-order") -> np.ndarray:
-    """The mask, upright as its image, as uint8 [H, W] of classes 0..18 or 255.
-
-    Modes P and L hold the classes themselves, numbered by `order` (of classes.LABEL_ORDERS); RGB
-    and RGBA must hold the palette's colours only (alpha is dropped). Raises ValueError on any other
-    mode, value or colour, a damaged file, or one that was written in another order, for which it
-    advises `flag`.
-    """
-    try:
-        with reading(path), open_mask(path) as picture:
-            raw_mode = picture.tile[0].args if picture.tile else None
-            picture.load()
-            picture = ImageOps.exif_transpose(picture)
-    except READ_ERRORS as error:
-        raise ValueError(_unreadable("mask", path, error)) from error
-    if raw_mode in STRETCHED:
-        picture = picture.point(lambda value: value // STRETCHED[raw_mode])
-    pixels = np.asarray(picture)
-    if picture.mode in ("P", "L"):
-        written = picture.info.get(ORDER_KEY)
-        if picture.mode == "P" and written is None:
-            moved = _classes_of_moved_colours(picture, pixels)
-            if moved is not None:
-                _warn_of_moved_colours(path.parent)
-                return moved
-        if written not in (order, None):
-            raise ValueError(
-                f"mask {path} was written in the order {written}, expected {order}; give "
-                f"{flag} {written}"
-            )
-        return to_official(_checked_classes(path, np.array(pixels)), order)
-    if picture.mode in ("RGB", "RGBA"):
-        colours = pixels[..., :3]
-        if (colours == colours[..., :1]).all():  # greyscale, saved as RGB
-            return to_official(_checked_classes(path, np.array(colours[..., 0])), order)
-        return _colours_to_classes(path, colours)
-    raise ValueError(
-        f"mask {path} has mode {picture.mode}, expected P or L (classes 0..18 and 255) or RGB in "
-        "the palette's colours; save it as an 8-bit palette or greyscale PNG"
-    )
-
-
-def _classes_of_moved_colours(picture: Image.Image, pixels: np.ndarray) -> np.ndarray | None:
-    """Classes uint8 [H, W] by colour, if an editor has renumbered the palette; else None.
-
-    That is if every index in use has a class's colour (or white, for ignored pixels), and one of
-    them is not at the index of its class.
-    """
-    entries = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    if np.array_equal(entries[:NUM_CLASSES], PALETTE):
-        return None  # as most masks are
-    used = np.flatnonzero(picture.histogram())
-    if used[-1] >= len(entries):
-        return None
-    known = {int(code): index for index, code in enumerate(_packed(PALETTE))}
-    known[WHITE] = IGNORE_LABEL
-    classes = [known.get(int(code)) for code in _packed(entries[used])]
-    # Black and white alone are a binary mask of another tool.
-    coloured = any(index not in (None, 0, IGNORE_LABEL) for index in classes)
-    if None in classes or not coloured or classes == used.tolist():
-        return None
-    table = np.zeros(256, np.uint8)
-    table[used] = classes
-    return table[pixels]
-
-
-@cache
-def _warn_of_moved_colours(folder: Path) -> None:
-    """Once for a folder."""
-    text = "masks in %s have the palette's colours at other indices (an editor renumbers them)"
-    logging.getLogger(__name__).warning(f"{text}: they are read by colour", folder)
-
-
-def _checked_classes(path: Path, label: np.ndarray) -> np.ndarray:
-    bad = label[(label >= NUM_CLASSES) & (label != IGNORE_LABEL)]
-    if bad.size:
-        raise ValueError(
-            f"mask {path} holds {bad[0]}, outside 0..{NUM_CLASSES - 1} and {IGNORE_LABEL}; map "
-            "its values to the classes of jaxparse/classes.py"
-        )
-    return label
-
-
-def _colours_to_classes(path: Path, colours: np.ndarray) -> np.ndarray:
-    """Classes uint8 [H, W] of palette colours uint8 [H, W, 3]."""
-    known = _packed(PALETTE)
-    order = np.argsort(known)
-    codes = _packed(colours)
-    nearest = np.minimum(np.searchsorted(known[order], codes), NUM_CLASSES - 1)
-    label = order[nearest].astype(np.uint8)
-    foreign = colours[known[label] != codes]  # [N, 3]
-    if len(foreign):
-        red, green, blue = foreign[0]
-        whose = "is not in the palette of jaxparse/classes.py"
-        if np.isin(foreign, ZLLRUNNING_CHANNELS).all():
-            whose = "zllrunning's and yakhyo's face-parsing show (in RGB or BGR, which differ)"
-        raise ValueError(
-            f"mask {path} holds the colour ({red}, {green}, {blue}), which {whose}; save the "
-            "classes 0..18 themselves as an 8-bit PNG, and give their --label-order"
-        )
-    return label
-
-
-def _packed(colours: np.ndarray) -> np.ndarray:
-    """One 24-bit integer per colour: uint8 [..., 3] -> int32 [...]."""
-    red, green, blue = np.moveaxis(colours.astype(np.int32), -1, 0)
-    return red << 16 | green << 8 | blue
-
-
-def read_pair(
-    image_path: Path, label_path: Path, order: str = "official"
-) -> tuple[Image.Image, np.ndarray]:
-    """The RGB picture and its mask, uint8 [H, W]: read_image, read_label, and a matching pair."""
-    require_match(image_path, read_header(image_path), label_path, read_header(label_path, "mask"))
-    return read_image(image_path), read_label(label_path, order)
-
-
 def require_match(image: Path, image_header: Header, label: Path, label_header: Header) -> None:
     """Raises ValueError, naming both files, if the mask may not be that of the picture.
 
@@ -359,7 +171,7 @@ def require_match(image: Path, image_header: Header, label: Path, label_header: 
         )
 
 
-def _unreadable(kind: str, path: Path, error: Exception) -> str:
+def unreadable(kind: str, path: Path, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f"there is no {kind} {path}"
     if isinstance(error, PictureError):
@@ -367,24 +179,6 @@ def _unreadable(kind: str, path: Path, error: Exception) -> str:
     if isinstance(error, PermissionError):
         return f"{kind} {path} may not be read by this user; change its permissions"
     return f"cannot read {kind} {path} ({reason(error)}); copy it again or remove it"
-
-
-def write_mask(path: Path, label: np.ndarray, order: str = "official") -> None:
-    """Writes uint8 [H, W] classes (0..18, 255) as a palette PNG that keeps them as the indices.
-
-    The indices are numbered by `order`, which is noted in the file; the colours stay the same.
-    """
-    assert label.ndim == 2 and label.dtype == np.uint8, (label.shape, label.dtype)
-    # All 256 entries: an index without an entry is an invalid PNG. Ignored pixels show white.
-    palette = np.zeros((256, 3), np.uint8)
-    palette[:NUM_CLASSES] = PALETTE[list(LABEL_ORDERS[order])]
-    palette[IGNORE_LABEL] = 255
-    picture = Image.fromarray(from_official(label, order))
-    picture.putpalette(palette.tobytes())
-    note = PngInfo()
-    note.add_text(ORDER_KEY, order)
-    with atomic_path(path) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=note)
 
 
 def write_image(path: Path, image: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from jaxparse.classes import exchange_sides
 from jaxparse.config import SYNTHETIC, Config
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.data.folders import Pair, find_pairs
-from jaxparse.data.images import read_label, read_pair
+from jaxparse.data.masks import read_label, read_pair
 from jaxparse.data.mirrored import mirrored_masks
 
 SYNTHETIC_SEEDS = {"train": 0, "val": 1}  # not config.seed: every run sees the same faces

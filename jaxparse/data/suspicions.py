@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxparse.classes import IGNORE_LABEL, NUM_CLASSES
 from jaxparse.data.folders import match_names, other_files_line
-from jaxparse.data.images import read_label
+from jaxparse.data.masks import read_label
 from jaxparse.files import read_ahead
 
 FEW = 5  # masks, among which every class may be in all by chance

@@ -28,7 +28,8 @@ from PIL import Image
 
 from jaxparse.classes import NAMES, NUM_CLASSES
 from jaxparse.config import Config
-from jaxparse.data.images import as_picture, write_mask
+from jaxparse.data.images import as_picture
+from jaxparse.data.masks import write_mask
 from jaxparse.data.sources import resize_image
 from jaxparse.devices import local_devices, make_mesh, replicated
 from jaxparse.models.ops.resize import resize_bilinear

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from jaxparse.classes import IGNORE_LABEL
 from jaxparse.data.folders import match_masks
-from jaxparse.data.images import read_label
+from jaxparse.data.masks import read_label
 from jaxparse.files import read_ahead
 from jaxparse.scoring.counts import Counts, count
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from jaxparse.data.__main__ import check_split, main
-from jaxparse.data.images import write_mask
+from jaxparse.data.masks import write_mask
 from jaxparse.data.suspicions import data_warnings
 from tests.pairs import make_pair, make_split
 

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from jaxparse.data import folders
-from jaxparse.data.images import write_image, write_mask
+from jaxparse.data.images import write_image
+from jaxparse.data.masks import write_mask
 from jaxparse.data.sources import FolderSource
 from tests.pairs import CHALLENGE, PLAIN, make_pair, make_split
 from tests.refusal import refuses

@@ -7,7 +7,7 @@ import pytest
 
 from jaxparse.config import Config, save_config
 from jaxparse.data.identity import IDENTITY, require_same_data, save_identity
-from jaxparse.data.images import write_mask
+from jaxparse.data.masks import write_mask
 from jaxparse.data.mirrored import write_names
 from tests import mini
 from tests.pairs import make_split

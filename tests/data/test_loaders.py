@@ -9,7 +9,7 @@ import pytest
 
 from jaxparse.config import SYNTHETIC, Config
 from jaxparse.data import loaders
-from jaxparse.data.images import write_mask
+from jaxparse.data.masks import write_mask
 from tests.pairs import make_pair, make_split
 from tests.refusal import refuses
 

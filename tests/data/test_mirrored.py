@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from jaxparse.config import SYNTHETIC, Config
-from jaxparse.data.images import write_mask
 from jaxparse.data.loaders import EvalLoader, make_train_loader
+from jaxparse.data.masks import write_mask
 from jaxparse.data.mirrored import mirrored_line, mirrored_masks, read_names, write_names
 from jaxparse.data.sources import make_source
 from tests.pairs import make_pair

@@ -8,8 +8,8 @@ import pytest
 
 from jaxparse.config import SYNTHETIC, Config
 from jaxparse.data import sampling
-from jaxparse.data.images import write_mask
 from jaxparse.data.loaders import make_train_loader
+from jaxparse.data.masks import write_mask
 from jaxparse.data.sampling import (
     CLASSES_FILE,
     RepeatedOrder,

@@ -6,7 +6,8 @@ import pytest
 from jaxparse.config import SYNTHETIC, Config
 from jaxparse.data import sources
 from jaxparse.data.folders import find_pairs
-from jaxparse.data.images import write_image, write_mask
+from jaxparse.data.images import write_image
+from jaxparse.data.masks import write_mask
 from jaxparse.data.sources import FolderSource, SkippingSource, make_source
 from tests.pairs import make_pair, make_split
 from tests.refusal import refuses

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxparse.classes import MIRRORED, NAMES
-from jaxparse.data.images import read_label
+from jaxparse.data.masks import read_label
 from jaxparse.parsing.overlay import blend
 from jaxparse.parsing.parser import Parser, TestTime
 from jaxparse.parsing.tiles import tile_classes

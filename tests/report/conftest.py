@@ -6,7 +6,8 @@ import pytest
 
 from jaxparse.classes import NAMES
 from jaxparse.config import save_config
-from jaxparse.data.images import write_image, write_mask
+from jaxparse.data.images import write_image
+from jaxparse.data.masks import write_mask
 from jaxparse.report import __main__ as report_module
 from jaxparse.weights.files import BEST_WEIGHTS
 from tests.conftest import Nano

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from jaxparse.classes import PALETTE
-from jaxparse.data.images import read_label, write_image, write_mask
+from jaxparse.data.images import write_image
+from jaxparse.data.masks import read_label, write_mask
 from jaxparse.scoring import folders as score_folders_module
 from jaxparse.scoring.counts import count, total
 from jaxparse.scoring.folders import score_folders

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxparse.data.images import write_image, write_mask
+from jaxparse.data.images import write_image
+from jaxparse.data.masks import write_mask
 from jaxparse.scoring.submissions import Format, Inspection, inspect_submission, write_submission
 from tests.refusal import refuses
 from tests.zips import STEMS, Members, encoded, good, grey, write_images, write_masks, write_zip
