@@ -21,12 +21,20 @@ from jaxparse.classes import LABEL_ORDERS, NAMES, PALETTE, LabelOrder
 from jaxparse.config import Config, load_experiment
 from jaxparse.files import require_writable_file
 from jaxparse.models import split_model, swin
-from jaxparse.weights.files import find_weights, flatten, load_weights, require_match, save_weights
+from jaxparse.weights.files import (
+    find_weights,
+    flatten,
+    load_weights,
+    read_weights,
+    require_match,
+    save_weights,
+)
 from jaxparse.weights.foreign import download, read_checkpoint, write_torch
 from jaxparse.weights.names import (
     BUFFERS,
     DROPPED,
     TIMM_WEIGHTS,
+    default_weights,
     from_unfold_order,
     mmseg_naming,
     recognise,
@@ -110,7 +118,7 @@ def conversion_table(conversion: Conversion) -> Table:
 
 def find_checkpoint(exp: str, config: Config, weights: str | None) -> tuple[Path, str]:
     """The file to convert and its name for people; timm's is downloaded unless it is cached."""
-    weights = weights or TIMM_WEIGHTS.get(config.backbone)
+    weights = weights or default_weights(config)
     if weights is None:
         raise ValueError(f"timm has no ImageNet weights of {config.backbone}; give --weights FILE")
     if Path(weights).is_file():
@@ -182,11 +190,21 @@ def export_weights(exp: str, weights: str, output: Path | None = None) -> None:
     print(f"  mmseg.apis.init_model(CONFIG, {str(output)!r})")
 
 
+def halve_weights(exp: str, weights: str, output: Path | None = None) -> None:
+    """Writes a weights file, or the best weights of a run's folder, in 16 bits: half the size."""
+    config, path = load_experiment(exp), find_weights(weights)
+    arrays, metadata = read_weights(path)
+    load_weights(path, config, *split_model(config)[1:])  # raises if they are of another network
+    output = output or Path(f"weights/{Path(exp).stem}_16bit.safetensors")
+    save_weights(output, arrays, config, f"{metadata['source']}, in 16 bits", dtype=np.float16)
+    print(f"wrote {output}: {output.stat().st_size / 1e6:.1f} MB")
+
+
 def convert_file(
     exp: str,
     weights: str | None = None,
     output: Path | None = None,
-    to: Literal["jaxparse", "mmseg"] = "jaxparse",
+    to: Literal["jaxparse", "16bit", "mmseg"] = "jaxparse",
     label_order: LabelOrder = "official",
 ) -> None:
     """Converts weights of mmsegmentation, timm, Microsoft or OpenMMLab for an experiment, or back.
@@ -195,17 +213,21 @@ def convert_file(
         exp: Experiment that defines the network: a name, or the path of a .py file.
         weights: The file to convert: .safetensors, or .pth, which needs PyTorch; or the name of a
             timm model, such as resnet50c or resnet50c.gluon_in1k, which is downloaded. By default
-            timm's ImageNet-1K weights of the backbone. With `--to mmseg` a .safetensors of
-            jaxparse, or a run's folder (its best weights).
+            timm's ImageNet-1K weights of the backbone. With `--to 16bit` or `mmseg` a .safetensors
+            of jaxparse, or a run's folder (its best weights).
         output: The file to write. By default the experiment's init_weights for an ImageNet file,
-            weights/NAME.safetensors for a segmentor, weights/NAME_mmseg.pth with `--to mmseg`.
-        to: What to write: jaxparse's .safetensors, or mmsegmentation's .pth, which needs PyTorch.
+            weights/NAME.safetensors for a segmentor; weights/NAME_16bit.safetensors or
+            weights/NAME_mmseg.pth with `--to`.
+        to: What to write: jaxparse's .safetensors; the same in 16 bits, half the size; or
+            mmsegmentation's .pth, which needs PyTorch.
         label_order: How the network of the file numbers the classes.
     """
     if to == "jaxparse":
         import_weights(exp, weights, output, label_order)
     elif weights is None:
-        raise ValueError("--to mmseg needs --weights FILE_OR_RUN")
+        raise ValueError(f"--to {to} needs --weights FILE_OR_RUN")
+    elif to == "16bit":
+        halve_weights(exp, weights, output)
     else:
         export_weights(exp, weights, output)
 

@@ -1,6 +1,8 @@
 """Pictures -> masks at their own sizes, as palette PNG.
 
+    python -m jaxparse.predict --input FILE_OR_DIR... --output DIR
     python -m jaxparse.predict --weights FILE_OR_RUN --input FILE_OR_DIR... --output DIR [--overlay]
+    python -m jaxparse.predict --input FILE_OR_DIR... --output DIR
     python -m jaxparse.predict --weights FILE_OR_RUN --input TEST_IMAGES --submission test_mask.zip
 
 Threads read ahead and write behind.
@@ -33,8 +35,9 @@ from jaxparse.files import (
 )
 from jaxparse.parsing.parser import NO_TEST_TIME, Parser, Parsing, Picture, TestTime
 from jaxparse.scoring.submissions import Format, require_sizes, write_submission
-from jaxparse.weights.files import load_network
+from jaxparse.weights.files import SHIPPED, load_network
 
+SHIPPED_LINE = "no --weights: the small network of jaxparse, for non-commercial use (docs/tiny.md)"
 Writer = Callable[[Path, Parsing], None]
 
 
@@ -126,7 +129,7 @@ def write_masks(
 
 def predict(
     input: list[Path],
-    weights: str,
+    weights: str | None = None,
     output: Path | None = None,
     exp: str | None = None,
     overlay: bool = False,
@@ -143,7 +146,8 @@ def predict(
 
     Args:
         input: Pictures and folders of pictures.
-        weights: A weights file (.safetensors), or the folder of a run (its best weights).
+        weights: A weights file (.safetensors), or the folder of a run (its best weights); default:
+            the network that comes with jaxparse.
         output: Folder to write to; not needed with --submission.
         exp: Experiment whose settings replace those stored with the weights.
         overlay: Also write STEM_overlay.png, the picture blended with its mask, with a legend.
@@ -177,7 +181,9 @@ def predict(
     writers = make_writers(overlay, logits, label_order)
     with nullcontext(output) if output else TemporaryDirectory() as folder:
         require_free(paths, Path(folder), writers)
-        config, *arrays = load_network(weights, exp)
+        if weights is None:
+            print(SHIPPED_LINE, file=sys.stderr)
+        config, *arrays = load_network(weights or SHIPPED, exp)
         if not test_time.window:
             batch_size = min(batch_size, len(paths))
         config = replace(config, batch_size=batch_size, num_workers=num_workers)

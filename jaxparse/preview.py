@@ -15,18 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from PIL import Image
 
 from jaxparse import cli
 from jaxparse.config import Config, parse_arguments
 from jaxparse.data.images import write_image
 from jaxparse.data.loaders import make_train_loader
 from jaxparse.devices import Batch, all_devices, use_compilation_cache
-from jaxparse.files import reason
+from jaxparse.files import require_writable_file
 from jaxparse.parsing.overlay import WHITE, beside, blend, fit, legend, occurring
 from jaxparse.training.augment import augment, augments, picture_keys
 
 LARGEST_SIDE = 256  # pixels of a picture on the sheet
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 PER_ROW = 4  # pictures, each with its mask beside it
 
 
@@ -35,7 +35,7 @@ class PreviewOptions:
     """Flags of this command beside the fields of Config."""
 
     output: Path = Path("preview.png")
-    """Picture to write: .png, .jpg or another format that Pillow writes."""
+    """Picture to write: .png, .jpg, .webp, .tif or .bmp."""
     count: int = 16
     """Pictures to show."""
     step: int = 0
@@ -49,8 +49,8 @@ def require_options(options: PreviewOptions, config: Config) -> None:
             f"--count {options.count}, --step {options.step}: give a count of at least 1 and a "
             f"step in 0..{config.steps - 1}"
         )
-    if Image.registered_extensions().get(options.output.suffix.lower()) not in Image.SAVE:
-        raise ValueError(f"--output {options.output} must end in .png, .jpg or the like")
+    if options.output.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"--output {options.output} must end in one of {', '.join(SUFFIXES)}")
 
 
 def as_seen(batch: Batch, step: Array, config: Config) -> tuple[Array, Array]:
@@ -93,16 +93,12 @@ def sheet(pictures: list[tuple[np.ndarray, np.ndarray]], side: int) -> np.ndarra
 
 
 def preview(config: Config, options: PreviewOptions) -> None:
-    """Writes the sheet. Raises ValueError for bad options, bad data, or a failed write."""
+    """Writes the sheet. Raises ValueError for bad options, bad data, or an output that cannot be
+    written."""
     require_options(options, config)
+    require_writable_file(options.output)
     pictures = list(itertools.islice(pictures_from(config, options.step), options.count))
-    try:
-        write_image(options.output, sheet(pictures, min(config.image_size, LARGEST_SIDE)))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"--output {options.output} cannot be written ({reason(error)}); give a .png or .jpg "
-            "in a folder with space that you may write to"
-        ) from error
+    write_image(options.output, sheet(pictures, min(config.image_size, LARGEST_SIDE)))
     print(f"written to {options.output}: {options.count} pictures from step {options.step} on")
     if not augments(config):
         print("no augmentation is on; --mirror-probability 0.5 is the first to try")

@@ -98,7 +98,6 @@ def test_bad_input_is_refused_and_leaves_no_file(
         (PreviewOptions(good, step=-1), ["--step -1", "0..159999"]),
         (PreviewOptions(good, step=config.steps), ["--step 160000"]),
         (PreviewOptions(file / "sheet.png"), [f"--output {file / 'sheet.png'}"]),
-        (PreviewOptions(tmp_path / "sheet.xbm"), [f"--output {tmp_path / 'sheet.xbm'}"]),  # grey
     ]
     for options, words in cases:
         with refuses(*words):

@@ -43,7 +43,7 @@ from jaxparse.parsing.tiles import (
     tile_probability,
     window_starts,
 )
-from jaxparse.weights.files import load_network
+from jaxparse.weights.files import SHIPPED, load_network
 
 # Bounds on pictures that are cut into windows: the matrices of a side of L pixels, enlarged by e,
 # have about L² e / 3 entries.
@@ -181,11 +181,15 @@ class Parser:
 
     @classmethod
     def load(
-        cls, weights: str | Path, test_time: TestTime = NO_TEST_TIME, batch_size: int = 4
+        cls,
+        weights: str | Path = SHIPPED,
+        test_time: TestTime = NO_TEST_TIME,
+        batch_size: int = 4,
     ) -> "Parser":
         """The network of a weights file (.safetensors) or of a run's folder (its best weights).
 
-        Raises ValueError if the file is missing, damaged or not a jaxparse file.
+        Without `weights` the one that comes with the package. Raises ValueError if the file is
+        missing, damaged or not a jaxparse file.
         """
         config, *arrays = load_network(weights)
         return cls(replace(config, batch_size=batch_size), *arrays, test_time)

@@ -23,6 +23,8 @@ from jaxparse.models import split_model
 # In a run's folder: the weights of its best evaluation, of the best of their moving average, and
 # their mean over the last evaluations.
 BEST_WEIGHTS = "best.safetensors"
+# The network that comes with the package (docs/tiny.md): used where no weights are named.
+SHIPPED = Path(__file__).with_name("tiny.safetensors")
 BEST_EMA_WEIGHTS = "best_ema.safetensors"
 AVERAGE_WEIGHTS = "average.safetensors"
 # The fields that decide the network's shapes.
@@ -65,8 +67,12 @@ def save_weights(
     config: Config,
     origin: str,
     fresh: Iterable[str] = (),
+    dtype: type[np.floating] = np.float32,
 ) -> None:
-    """Writes float32 arrays by dotted name, with the network and their `origin` as metadata.
+    """Writes arrays by dotted name as `dtype`, with the network and their `origin` as metadata.
+
+    Files of float16 have half the size; the arrays are float32 again when they are read. Raises
+    ValueError if a value has no place in `dtype`.
 
     `fresh` are prefixes of parameters that the file lacks and that keep their random
     initialisation. A backbone-only file says nothing about heads and fits any of them.
@@ -74,7 +80,7 @@ def save_weights(
     is_backbone = all(name.startswith("backbone.") for name in arrays)
     fields = NETWORK_FIELDS[:1] if is_backbone else NETWORK_FIELDS
     size = {} if is_backbone else {"image_size": config.image_size}
-    arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+    arrays = {name: _as_type(path, name, array, dtype) for name, array in arrays.items()}
     metadata = {
         "format": "jaxparse",
         "network": json.dumps({name: getattr(config, name) for name in fields} | size),
@@ -89,6 +95,18 @@ def save_weights(
     content = save(arrays, metadata)
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
+
+
+def _as_type(
+    path: str | Path, name: str, array: np.ndarray, dtype: type[np.floating]
+) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        cast = np.ascontiguousarray(array, dtype)
+    if np.isinf(cast).any() and np.isfinite(array).all():
+        raise ValueError(
+            f"{path} cannot hold {name} in {np.dtype(dtype)}; its values are too large"
+        )
+    return cast
 
 
 def kind_of_file(path: str | Path) -> Literal["safetensors", "torch"] | None:

@@ -26,6 +26,8 @@ TIMM_WEIGHTS = {
     "resnet50_v1c": "resnet50c.gluon_in1k",
     "resnet101_v1c": "resnet101c.gluon_in1k",
 }
+# The init_weights of experiments that start from others of timm's weights, without suffix.
+TIMM_WEIGHTS_OF_FILES = {"swin_b_imagenet22k": "swin_base_patch4_window7_224.ms_in22k"}
 # Computed from the sizes here; batch norm's momentum is constant.
 BUFFERS = r"(relative_position_index|attn_mask|num_batches_tracked)$"
 DROPPED = rf"{BUFFERS}|^(norm|head|fc)\."  # the latter: ImageNet's classifier
@@ -145,6 +147,12 @@ def mmseg_naming(backbone: str) -> Naming:
     if backbone in swin.SIZES:
         return MMSEG_SWIN
     return MMSEG_RESNET_V1C if resnet.SIZES[backbone].deep_stem else MMSEG_RESNET
+
+
+def default_weights(config: Config) -> str | None:
+    """timm's model that the experiment starts from; None if timm has no weights of its backbone."""
+    stem = Path(config.init_weights).stem
+    return TIMM_WEIGHTS_OF_FILES.get(stem) or TIMM_WEIGHTS.get(config.backbone)
 
 
 def timm_name(name: str) -> str | None:
