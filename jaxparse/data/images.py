@@ -4,7 +4,6 @@ import io
 import logging
 import struct
 import zlib
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from jaxparse.classes import (
     from_official,
     to_official,
 )
+from jaxparse.data.png import PNG_SIGNATURE, require_intact_png, require_whole_png
 from jaxparse.files import atomic_path, reason
 
 # What Pillow raises on files that are missing, truncated, damaged or not pictures.
@@ -31,11 +31,6 @@ READ_ERRORS += (Image.DecompressionBombError, RuntimeError)  # RuntimeError: lib
 # must be lossless.
 PICTURE_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF")
 MASK_FORMATS = ("PNG", "BMP", "TIFF")
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-# First column and row of each pass of an interlaced PNG, and the steps to its next.
-PNG_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4))
-PNG_PASSES += ((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 # Greyscale of 2 and 4 bits: Pillow multiplies the values by these factors to fill 0..255.
 STRETCHED = {"L;2": 85, "L;4": 17}
@@ -49,48 +44,6 @@ def available(formats: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the formats that this Pillow can read."""
     Image.init()
     return tuple(name for name in formats if name in Image.OPEN)
-
-
-def require_intact_png(data: bytes) -> None:
-    """Raises ValueError unless every chunk has its checksum, which Pillow ignores for pixels."""
-    for _ in _chunks(data):
-        pass
-
-
-def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Type and content of each chunk of a PNG, whose checksums are compared."""
-    view, start, kind = memoryview(data), len(PNG_SIGNATURE), b""
-    while kind != b"IEND":
-        end = start + 8 + int.from_bytes(view[start : start + 4])
-        if end + 4 > len(view):
-            raise ValueError("image file is truncated")
-        kind = bytes(view[start + 4 : start + 8])
-        if zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4]):
-            raise ValueError("damaged: a checksum does not match")
-        yield kind, view[start + 8 : end]
-        start = end + 4
-
-
-def require_whole_png(data: bytes) -> None:
-    """`require_intact_png`, and that the pixels are as many bytes as the header says.
-
-    Pillow stops at the last row of a header that promises fewer or smaller pixels, and makes
-    classes of what is there.
-    """
-    chunks = list(_chunks(data))
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
-    bits = depth * PNG_CHANNELS.get(colour, 0)
-    passes = PNG_PASSES if interlaced else ((0, 0, 1, 1),)
-    sizes = ((len(range(x, width, dx)), len(range(y, height, dy))) for x, y, dx, dy in passes)
-    # Each row has a byte for its filter.
-    expected = sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns)
-    if colour == 3 and b"PLTE" not in dict(chunks):
-        raise ValueError("damaged: it has no palette")
-    unpacker = zlib.decompressobj()
-    compressed = b"".join(content for kind, content in chunks if kind == b"IDAT")
-    unpacked = len(unpacker.decompress(compressed, expected + 1))
-    if unpacked != expected or not unpacker.eof:
-        raise ValueError("damaged: the pixels are not as many as the header says")
 
 
 def open_picture(path: Path, formats: tuple[str, ...] = PICTURE_FORMATS) -> Image.Image:

@@ -22,7 +22,8 @@ from PIL import Image
 
 from jaxparse.classes import NUM_CLASSES
 from jaxparse.data.folders import find_images
-from jaxparse.data.images import READ_ERRORS, Header, read_header, require_whole_png
+from jaxparse.data.images import READ_ERRORS, Header, read_header
+from jaxparse.data.png import require_whole_png
 from jaxparse.files import atomic_path, brief, read_ahead, reason
 
 Format = Literal["server", "codabench"]

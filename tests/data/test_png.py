@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxparse.data.images import PNG_PASSES, read_label
+from jaxparse.data.images import read_label
+from jaxparse.data.png import PASSES
 from jaxparse.prepare import read_part
 from jaxparse.scoring.submissions import decode_mask
 from tests.fuzzing.damage import Chunks, join_chunks
@@ -33,7 +34,7 @@ def png(head: tuple[bytes, bytes], pixels: bytes, *more: tuple[bytes, bytes]) ->
 
 
 def test_plain_and_interlaced_masks_are_read(tmp_path: Path) -> None:
-    passes = b"".join(unfiltered(LABEL[y::dy, x::dx]) for x, y, dx, dy in PNG_PASSES)
+    passes = b"".join(unfiltered(LABEL[y::dy, x::dx]) for x, y, dx, dy in PASSES)
     for data in (png(header(LABEL), unfiltered(LABEL)), png(header(LABEL, interlaced=1), passes)):
         (tmp_path / "a.png").write_bytes(data)
         np.testing.assert_array_equal(read_label(tmp_path / "a.png"), LABEL)
