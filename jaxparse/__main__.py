@@ -9,19 +9,23 @@ import sys
 from functools import partial
 from importlib import metadata, util
 
+from jaxparse import interrupts
+
 # In the order of a project: data, training, use.
 COMMANDS = {
     "prepare": "convert the official CelebAMask-HQ release to a folder to train on",
     "synthetic": "write a data folder of drawn faces and their masks",
     "data": "check a data folder: counts, sizes, classes, every bad file",
     "convert_weights": "convert weights of mmsegmentation, timm and others, or back",
+    "preview": "draw training pictures and masks as the network will see them, augmented",
     "plan": "compute the memory that a training run needs on a GPU, which need not be there",
     "train": "train a network, or resume a run",
     "plot": "draw the curves of runs",
+    "average": "average the weights of a run's last evaluations",
     "predict": "write the masks of pictures",
     "evaluate": "score a network, or a folder of masks, against true masks",
     "report": "write one HTML page on a network: scores, errors, suspect masks",
-    "submission": "pack or check the zip of masks for a challenge",
+    "submission": "write or check the zip for a challenge: masks, code and weights",
     "benchmark": "time training and inference on this machine",
 }
 
@@ -67,6 +71,7 @@ def main() -> int:
     if name == "--version":
         print(f"jaxparse {metadata.version('jaxparse')}")
         return 0
+    interrupts.exit_at_once()
     if name not in COMMANDS:
         print(unknown(name), file=sys.stderr)
         return 2

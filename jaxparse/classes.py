@@ -93,6 +93,11 @@ def from_official(label: np.ndarray, order: str) -> np.ndarray:
     return label if order == "official" else _table(np.argsort(LABEL_ORDERS[order]))[label]
 
 
+def exchange_sides(label: np.ndarray) -> np.ndarray:
+    """A mask uint8 [H, W] of 0..18 and 255 with left and right exchanged; nothing moves."""
+    return _table(MIRRORED)[label]
+
+
 def _table(classes: Sequence[int]) -> np.ndarray:
     """uint8 [256]: 0..18 -> `classes`, other values unchanged."""
     table = np.arange(256, dtype=np.uint8)

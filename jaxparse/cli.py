@@ -3,7 +3,9 @@
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import wraps
 from types import MappingProxyType
 from typing import NoReturn, TypeVar
 
@@ -19,8 +21,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
-INTERRUPTED = 130  # a shell's exit code for a program that Ctrl-C ended
-BROKEN_PIPE = 141  # and for one whose reader has left
+from jaxparse import interrupts
+from jaxparse.files import FaultsError, being_read
+
+BROKEN_PIPE = 141  # a shell's exit code for a program whose reader has left
 
 T = TypeVar("T")
 
@@ -53,15 +57,26 @@ def command(
 
     words = (word.partition("=") for word in sys.argv[1:])
     args = ["".join((aliases.get(flag, flag), *value)) for flag, *value in words]
-    return tyro.cli(function, prog=prog(name), args=args)
+
+    @wraps(function)
+    def start(*given: object, **flags: object) -> int | None:
+        interrupts.raise_again()
+        return function(*given, **flags)
+
+    return tyro.cli(start, prog=prog(name), args=args)
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Exits with the code that `main` returns (None is 0), or with one line on stderr.
 
     Errors that users can fix are ValueError (bad input) or OSError (disk full, no permission) and
-    exit with 1; Ctrl-C exits with 130. Any other error is a bug and keeps its traceback.
+    exit with 1; a FaultsError has several lines. Ctrl-C exits with 130. Any other error is a bug
+    and keeps its traceback. Python's warnings are shown as one line each.
     """
+    warnings.showwarning = show_warning
+    warnings.filterwarnings("always", module="PIL")  # for each picture
+    # Pillow's of half the size that it refuses: in a message of our own.
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     try:
         code = main() or 0
         sys.stdout.flush()  # here, where a reader that has left is no error
@@ -75,13 +90,22 @@ def print_error(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):  # `jaxparse ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    if isinstance(error, FaultsError):
+        print("error:", error, file=sys.stderr)
+        return 1
     if isinstance(error, (OSError, ValueError)):
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 1
     if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return interrupts.INTERRUPTED
     raise error
+
+
+def show_warning(message: Warning | str, *where: object) -> None:
+    """Prints a warning with the file that is being read, without the line of code it comes from."""
+    path = being_read.get()
+    print("warning:", " ".join(f"{path}: {message}".split()) if path else message, file=sys.stderr)
 
 
 class RateColumn(ProgressColumn):

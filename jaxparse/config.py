@@ -12,7 +12,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from jaxparse.classes import LabelOrder
+from jaxparse import interrupts
+from jaxparse.classes import NUM_CLASSES, LabelOrder
 from jaxparse.files import atomic_path, brief, reason
 
 SYNTHETIC = "synthetic"  # the data_dir of the built-in drawn faces
@@ -23,6 +24,9 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 # Fields that may change when a run is resumed: none affects what is learnt.
 RESUMABLE_FIELDS = ("workdir", "num_workers", "log_every", "eval_every", "remat", "on_bad_data")
+RESUMABLE_FIELDS += ("keep_evaluations",)
+# And these may name the same pictures by another path, which data.identity checks.
+DATA_PATHS = ("data_dir", "mirrored_masks")
 
 
 @dataclass(frozen=True)
@@ -38,19 +42,27 @@ class Config:
     """Drawn faces to train on, when data_dir is `synthetic`."""
     synthetic_val_count: int = 200
     """Drawn faces to evaluate on, when data_dir is `synthetic`."""
+    mirrored_masks: str = "none"
+    """List of masks whose left and right are exchanged, which is undone on reading: a text file
+    with a picture's name, without suffix, on each line (`report` writes one), or `none`."""
     image_size: int = 512
     """Height and width of the network's input in pixels; pictures are resized to it."""
     batch_size: int = 4
     """Pictures per step, over all devices."""
     num_workers: int = 4
     """Threads that decode pictures."""
+    repeat_threshold: float = 0.0
+    """Pictures of rare classes more often (repeat factors): a picture with a class that is in the
+    share f of all pictures is taken sqrt(repeat_threshold / f) times per epoch, if that is above 1;
+    0 takes every picture once."""
     on_bad_data: Literal["stop", "skip"] = "stop"
     """When a file cannot be read: `stop` ends the run; `skip` warns once and trains on the next
     picture instead (evaluation leaves the file out)."""
 
     # Model
     backbone: str = "swin_t"
-    """Backbone: swin_t, swin_b, swin_nano, resnet50_v1c, resnet101_v1c, resnet50 or resnet101."""
+    """Backbone: swin_t, swin_b, swin_nano, resnet50_v1c, resnet101_v1c, resnet50,
+    resnet101 or resnet_slim."""
     head: Head = "upernet"
     """Decode head."""
     head_channels: int = 512
@@ -62,9 +74,73 @@ class Config:
     dropout_rate: float = 0.1
     """Share of whole channels dropped before each classifier."""
 
-    # Loss
+    # Augmentation of the training pictures
+    mirror_probability: float = 0.0
+    """Share of the pictures that are mirrored, with the classes' left and right exchanged."""
+    rotation_probability: float = 0.0
+    """Share of the pictures that are rotated about their centre."""
+    rotation_degrees: float = 25.0
+    """Largest rotation, either way."""
+    scale_min: float = 1.0
+    """Smallest scale; a picture below 1 is placed anywhere in the frame."""
+    scale_max: float = 1.0
+    """Largest scale; of a picture above 1 any part that fills the frame is taken."""
+    translation: float = 0.0
+    """Largest further shift down or across, either way, as a share of the side."""
+    brightness: float = 0.0
+    """Largest number added to or taken from colours of 0..255, in half of the pictures."""
+    contrast: float = 0.0
+    """Colours times 1 - contrast to 1 + contrast, in half of the pictures."""
+    saturation: float = 0.0
+    """HSV saturation times 1 - saturation to 1 + saturation, in half of the pictures."""
+    hue: float = 0.0
+    """Largest turn of the HSV hue in degrees, either way, in half of the pictures."""
+    grey_probability: float = 0.0
+    """Share of the pictures that lose their colours."""
+    blur_probability: float = 0.0
+    """Share of the pictures that are blurred."""
+    blur_sigma: float = 1.0
+    """Largest standard deviation of the Gaussian blur in pixels; the smallest is 0."""
+    cutout_probability: float = 0.0
+    """Share of the pictures in which a square is black."""
+    cutout_size: float = 0.25
+    """Side of that square as a share of the picture's; the border may cut it off."""
+    cutout_labels: Literal["ignore", "keep"] = "ignore"
+    """Labels in the square: 255, or those of what it covers."""
+
+    # Loss: of each head the sum of the terms that have a weight
     auxiliary_weight: float = 0.4
-    """Weight of the auxiliary head's cross-entropy in the total loss."""
+    """Weight of the auxiliary head's loss in the total loss."""
+    cross_entropy_weight: float = 1.0
+    """Weight of cross-entropy."""
+    cross_entropy_divisor: Literal["pixels", "valid", "weights"] = "pixels"
+    """What the sum of the pixels' cross-entropy is divided by: the number of pixels, ignored ones
+    included (mmsegmentation 0.x); of valid pixels; or the sum of their weights
+    (mmsegmentation 1.x)."""
+    class_weights: tuple[float, ...] = ()
+    """Weights of the 19 classes in cross-entropy; none are all 1."""
+    label_smoothing: float = 0.0
+    """Share of the target that cross-entropy spreads evenly over all classes."""
+    boundary_weight: float = 0.0
+    """What a pixel near another class counts more in cross-entropy; 1 doubles it."""
+    boundary_width: int = 3
+    """Rows and columns from a pixel to another class, at most, for it to be near."""
+    ohem_min_kept: int = 0
+    """OHEM: cross-entropy of the hardest pixels alone, at least so many per picture; 0 is off."""
+    ohem_threshold: float = 0.0
+    """OHEM also keeps the pixels whose class has a probability below this."""
+    lovasz_weight: float = 0.0
+    """Weight of Lovász-softmax, over the classes present."""
+    lovasz_per_picture: bool = False
+    """Lovász-softmax of each picture, rather than of all pixels of the batch together."""
+    lovasz_stride: int = 1
+    """Lovász-softmax on every so many-th row and column: 2 takes a quarter of the time."""
+    dice_weight: float = 0.0
+    """Weight of the Dice loss, one of all classes together per picture."""
+    dice_per_class: bool = False
+    """Dice loss of each class over the batch: rare classes weigh as much as the others."""
+    focal_weight: float = 0.0
+    """Weight of the sigmoid focal loss."""
 
     # Optimiser
     optimizer: Optimizer = "adamw"
@@ -101,10 +177,14 @@ class Config:
     """Optimiser steps of the whole run."""
     eval_every: int = 16_000
     """Steps between evaluations, each followed by a checkpoint."""
+    keep_evaluations: int = 0
+    """Evaluations whose weights are kept, the newest ones, as evaluations/STEP.safetensors; for
+    `jaxparse.average`."""
     log_every: int = 50
     """Steps between log lines."""
     seed: int = 0
-    """Seed of the random initialisation, the order of the pictures and the dropout."""
+    """Seed of the random initialisation, the order of the pictures, their augmentation and the
+    dropout."""
     init_weights: str = "none"
     """Weights to start from: a .safetensors file, a run's folder (its best weights), or `none` to
     train from scratch."""
@@ -125,31 +205,70 @@ class Config:
                 f"batch_size is {self.batch_size}, which is not a multiple of accumulate_steps "
                 f"({self.accumulate_steps}); give an accumulate_steps that divides it"
             )
+        if not any(getattr(self, name) for name in LOSS_WEIGHTS):
+            raise ValueError(f"{', '.join(LOSS_WEIGHTS)} are all 0; give one of them a weight")
+        if self.ohem_threshold and not self.ohem_min_kept:
+            raise ValueError(
+                f"ohem_threshold is {self.ohem_threshold} and ohem_min_kept is 0, which turns OHEM "
+                "off; give an ohem_min_kept of at least 1 (pixels per picture, e.g. 100000)"
+            )
+        if self.scale_min > self.scale_max:
+            raise ValueError(
+                f"scale_min is {self.scale_min}, above scale_max ({self.scale_max}); give both"
+            )
 
 
 LARGEST = sys.float_info.max  # an int beyond it is below infinity and is no float
+LOSS_WEIGHTS = ("cross_entropy_weight", "lovasz_weight", "dice_weight", "focal_weight")
+
 # Fields, what their values must be, and that in words. NaN is in no range.
-RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (
         ("synthetic_train_count", "synthetic_val_count", "image_size", "batch_size")
         + ("num_workers", "head_channels", "auxiliary_channels", "accumulate_steps", "steps")
-        + ("eval_every", "log_every"),
+        + ("eval_every", "log_every", "boundary_width", "lovasz_stride"),
         lambda value: 1 <= value < 2**31,  # steps are int32 on the device
         "at least 1 and at most 2147483647",
     ),
     (
-        ("drop_path_rate", "dropout_rate", "ema_decay", "momentum"),
+        ("drop_path_rate", "dropout_rate", "ema_decay", "momentum", "label_smoothing")
+        + ("ohem_threshold",),
         lambda value: 0 <= value < 1,
         "in [0, 1)",
     ),
     (
-        ("auxiliary_weight", "min_learning_rate", "poly_power", "weight_decay"),
+        ("auxiliary_weight", "min_learning_rate", "poly_power", "weight_decay")
+        + LOSS_WEIGHTS
+        + ("boundary_weight",),
         lambda value: 0 <= value <= LARGEST,
         "finite and at least 0",
     ),
-    (("warmup_steps",), lambda value: 0 <= value < 2**31, "at least 0 and at most 2147483647"),
+    (
+        ("warmup_steps", "ohem_min_kept", "keep_evaluations"),
+        lambda value: 0 <= value < 2**31,
+        "at least 0 and at most 2147483647",
+    ),
+    (
+        ("mirror_probability", "rotation_probability", "grey_probability", "blur_probability")
+        + ("cutout_probability", "cutout_size", "translation", "contrast", "saturation")
+        + ("repeat_threshold",),
+        lambda value: 0 <= value <= 1,
+        "in 0..1",
+    ),
+    (("rotation_degrees", "hue"), lambda value: 0 <= value <= 180, "in 0..180"),
+    (("brightness",), lambda value: 0 <= value <= 255, "in 0..255"),
+    (("scale_min", "scale_max"), lambda value: 0.1 <= value <= 10, "in 0.1..10"),
+    (("blur_sigma",), lambda value: 0 < value <= 10, "above 0 and at most 10"),
     (("learning_rate",), lambda value: 0 < value <= LARGEST, "finite and above 0"),
     (("seed",), lambda value: 0 <= value < 2**32, "in 0..4294967295"),
+    (
+        ("class_weights",),
+        lambda value: (
+            not value
+            or (len(value) == NUM_CLASSES and all(0 <= w <= LARGEST for w in value) and any(value))
+        ),
+        f"empty or {NUM_CLASSES} finite numbers of at least 0, not all 0",
+    ),
 )
 
 
@@ -159,6 +278,12 @@ def _require_type(name: str, value: object, hint: object) -> None:
         if value not in get_args(hint):
             choices = ", ".join(get_args(hint))
             raise ValueError(f"{name} is {brief(value)}; it must be one of: {choices}")
+        return
+    if get_origin(hint) is tuple:
+        if not isinstance(value, tuple):
+            raise ValueError(f"{name} is {brief(repr(value))}; it must be a tuple")
+        for index, item in enumerate(value):
+            _require_type(f"{name}[{index}]", item, get_args(hint)[0])
         return
     types = (int, float) if hint is float else (hint,)
     if not isinstance(value, types) or (isinstance(value, bool) and hint is not bool):
@@ -173,7 +298,8 @@ def config_from(fields: object, path: str | Path) -> Config:
         names = ", ".join(map(brief, sorted(unknown, key=str)[:3]))
         raise ValueError(f"{path} has unknown fields ({names}); a newer jaxparse wrote it: upgrade")
     try:
-        return Config(**fields)
+        # JSON has no tuples: it keeps them as lists.
+        return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -246,6 +372,7 @@ def parse_arguments(
     config = Config() if exp is tyro.MISSING else load_experiment(exp)
     default = Arguments(exp, options, config)
     arguments = tyro.cli(Arguments, prog=prog, description=description, args=args, default=default)
+    interrupts.raise_again()
     return arguments.exp, arguments.config, arguments.further
 
 
@@ -280,12 +407,12 @@ def require_same_run(config: Config) -> None:
         return
     theirs = read_config(config.workdir)
     names = [field.name for field in dataclasses.fields(Config)]
-    pairs = [
-        (n, getattr(theirs, n), getattr(config, n)) for n in names if n not in RESUMABLE_FIELDS
-    ]
+    names = [name for name in names if name not in (*RESUMABLE_FIELDS, *DATA_PATHS)]
+    pairs = [(name, getattr(theirs, name), getattr(config, name)) for name in names]
     differing = [f"{name} {there} (now {here})" for name, there, here in pairs if there != here]
     if differing:
         raise ValueError(
-            f"{config.workdir} belongs to a run with {', '.join(differing)}; give another "
-            "--workdir, or the flags of that run to resume it"
+            f"{config.workdir} belongs to a run with {', '.join(differing)}; give that run's "
+            "flags to resume it, or start a new run from its weights: another --workdir, "
+            f"--init-weights {config.workdir}"
         )

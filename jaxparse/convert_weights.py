@@ -19,6 +19,7 @@ from rich.text import Text
 from jaxparse import cli
 from jaxparse.classes import LABEL_ORDERS, NAMES, PALETTE, LabelOrder
 from jaxparse.config import Config, load_experiment
+from jaxparse.files import require_writable_file
 from jaxparse.models import split_model, swin
 from jaxparse.weights.files import find_weights, flatten, load_weights, require_match, save_weights
 from jaxparse.weights.foreign import download, read_checkpoint, write_torch
@@ -143,6 +144,8 @@ def import_weights(
     label_order: LabelOrder = "official",
 ) -> None:
     """Converts a file of another package, or a timm model by its name, to this package's file."""
+    if output:
+        require_writable_file(output)
     config = load_experiment(exp)
     path, label = find_checkpoint(exp, config, weights)
     conversion = convert(label, read_checkpoint(path), config)

@@ -24,7 +24,7 @@ from jaxparse.classes import LABEL_ORDERS, NUM_CLASSES, LabelOrder
 from jaxparse.config import Config, override
 from jaxparse.data.sources import make_source
 from jaxparse.devices import ONE_PROCESS, Processes, gather_rows, joined, use_compilation_cache
-from jaxparse.files import atomic_path
+from jaxparse.files import atomic_path, require_writable_file
 from jaxparse.parsing.labelled import evaluate_pictures
 from jaxparse.parsing.parser import NO_TEST_TIME, Parser, TestTime
 from jaxparse.scoring.counts import Counts, total
@@ -113,6 +113,7 @@ def evaluate(
     labels: Path | None = None,
     label_order: LabelOrder | None = None,
     prediction_order: LabelOrder | None = None,
+    mirrored_masks: str | None = None,
     test_time: tyro.conf.OmitArgPrefixes[TestTime] = NO_TEST_TIME,
     batch_size: int | None = None,
     num_workers: int | None = None,
@@ -130,6 +131,8 @@ def evaluate(
         labels: Folder of the true masks, of the same names, with --predictions.
         label_order: How the true masks number the classes; default: as in the run or experiment.
         prediction_order: How the masks of --predictions number them; default: official.
+        mirrored_masks: List of masks whose left and right are exchanged on reading, or `none`;
+            default: as in the run or experiment, but `none` with --data-dir.
         batch_size: Pictures, or windows, per call of the network; default: as in the run or
             experiment.
         num_workers: Threads that decode pictures; default: as in the run or experiment.
@@ -137,9 +140,13 @@ def evaluate(
     """
     is_run = weights is not None and Path(weights).is_dir()
     output = output or Path(weights if is_run else ".") / "results.json"
+    require_writable_file(output)
     if predictions or labels:
-        if not (predictions and labels) or weights or data_dir:
-            raise ValueError("give --predictions DIR and --labels DIR together, without --weights")
+        if not (predictions and labels) or weights or data_dir or mirrored_masks:
+            raise ValueError(
+                "give --predictions DIR and --labels DIR together, without --weights, --data-dir "
+                "and --mirrored-masks"
+            )
         orders = prediction_order or "official", label_order or "official"
         counts = evaluate_masks(predictions, labels, *orders)
         publish(counts, {"predictions": str(predictions), "labels": str(labels)}, output)
@@ -153,6 +160,7 @@ def evaluate(
     changes = {
         "data_dir": data_dir,
         "label_order": label_order,
+        "mirrored_masks": mirrored_masks or ("none" if data_dir else None),
         "batch_size": batch_size,
         "num_workers": num_workers,
     }
@@ -164,6 +172,7 @@ def evaluate(
             "weights": str(find_weights(weights)),
             "data_dir": config.data_dir,
             "split": split,
+            "mirrored_masks": config.mirrored_masks,
             "test_time": vars(test_time),
         }
         counts = evaluate_network(Parser(config, *arrays, test_time), config, split)

@@ -1,4 +1,4 @@
-"""Atomic writes, run locks, failed writes, reading ahead in threads."""
+"""Atomic writes, run locks, failed writes, what is being read, reading ahead in threads."""
 
 import fcntl
 import logging
@@ -6,14 +6,68 @@ import os
 import re
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TypeVar
+
+WRITTEN = "config|metrics|best|best_ema|examples|mask_classes"  # stems of a run's own files
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+# The file that this thread is reading, to be named in warnings of the libraries that decode it.
+being_read: ContextVar[Path | None] = ContextVar("being_read", default=None)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """The block reads the file: sets `being_read`."""
+    token = being_read.set(path)
+    try:
+        yield
+    finally:
+        being_read.reset(token)
+
+
+class FaultsError(ValueError):
+    """Several faults, of which a command shows each on a line of its own."""
+
+    def __init__(self, what: str, lines: Sequence[str]) -> None:
+        super().__init__("\n".join([what, *lines]))
+
+
+def require_writable_file(path: Path, flag: str = "--output") -> None:
+    """Raises ValueError, naming the flag, unless the file can be written: before long work.
+
+    Its folder need not exist yet.
+    """
+    if path.is_dir():
+        raise ValueError(f"{flag} {path} is a folder; give the name of a file")
+    _require_writable(path.parent, path, flag)
+
+
+def require_writable_folder(path: Path, flag: str = "--output") -> None:
+    """As `require_writable_file`, for files in the folder `path`."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{flag} {path} is a file; give a folder")
+    _require_writable(path, path, flag)
+
+
+def _require_writable(folder: Path, path: Path, flag: str) -> None:
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{flag} {path} cannot be written: {folder}: {reason(error)}; give a place with space "
+            "that you may write to"
+        ) from error
 
 
 @contextmanager
@@ -57,7 +111,7 @@ def sole_run(workdir: str | Path) -> Iterator[None]:
         file.flush()
         # atomic_path's names of the files that a run writes; other commands may be at work here.
         for path in folder.iterdir():
-            if re.fullmatch(r"\.(config|metrics|best|examples)\.\d+\.\w+", path.name):
+            if re.fullmatch(rf"\.({WRITTEN})\.\d+\.\w+", path.name):
                 path.unlink()
         yield
 
@@ -79,14 +133,14 @@ def writing(what: str, folder: str | Path, kept: str) -> Iterator[None]:
 
 
 def brief(value: object) -> str:
-    """What a file or a flag holds, for a message: one line of at most 80 characters.
+    """What a file or a flag holds, for a message: one line of at most 120 characters.
 
     Control characters are escaped: a terminal would obey them.
     """
     text = str(value)
     if not text.isprintable():
-        text = text[:80].encode("unicode_escape").decode()
-    return text if len(text) <= 80 else f"{text[:80]}…"
+        text = text[:120].encode("unicode_escape").decode()
+    return text if len(text) <= 120 else f"{text[:120]}…"
 
 
 def reason(error: BaseException) -> str:

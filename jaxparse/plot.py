@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from tyro.conf import Positional
 
 from jaxparse import cli
-from jaxparse.files import atomic_path
+from jaxparse.files import atomic_path, require_writable_file
 from jaxparse.training.curves import draw
 from jaxparse.training.logs import METRICS, Run, read_runs
 
@@ -35,14 +35,8 @@ def read_changes(folders: list[Path], seconds: float) -> Iterator[list[Run]]:
 
 def save(figure: Figure, output: Path) -> None:
     """Writes the figure in the format of the suffix."""
-    try:
-        with atomic_path(output) as temporary:
-            figure.savefig(temporary, format=output.suffix[1:].lower(), dpi=DPI)
-    except OSError as error:
-        raise ValueError(
-            f"--output {output} cannot be written ({error.strerror}); give a file in a folder with "
-            "space that you may write to"
-        ) from error
+    with atomic_path(output) as temporary:
+        figure.savefig(temporary, format=output.suffix[1:].lower(), dpi=DPI)
 
 
 def plot(
@@ -61,6 +55,7 @@ def plot(
     """
     if output.suffix.lower() not in FORMATS:
         raise ValueError(f"--output {output} must end in one of {', '.join(FORMATS)}")
+    require_writable_file(output)
     if not (smooth is None or smooth >= 0) or not (live is None or live > 0):
         raise ValueError(f"--smooth {smooth}, --live {live}: give steps ≥ 0 and seconds > 0")
     if live is not None:

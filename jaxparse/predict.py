@@ -16,13 +16,20 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import tyro
+from PIL import Image
 
 from jaxparse import cli
 from jaxparse.classes import LabelOrder
 from jaxparse.data.folders import find_images, other_files
 from jaxparse.data.images import write_image, write_mask
+from jaxparse.data.layouts import listed
 from jaxparse.devices import use_compilation_cache
-from jaxparse.files import atomic_path, read_ahead
+from jaxparse.files import (
+    atomic_path,
+    read_ahead,
+    require_writable_file,
+    require_writable_folder,
+)
 from jaxparse.parsing.parser import NO_TEST_TIME, Parser, Parsing, Picture, TestTime
 from jaxparse.scoring.submissions import Format, require_sizes, write_submission
 from jaxparse.weights.files import load_network
@@ -127,6 +134,7 @@ def predict(
     submission: Path | None = None,
     format: Format = "server",
     test_time: tyro.conf.OmitArgPrefixes[TestTime] = NO_TEST_TIME,
+    size_limit: float | None = None,
     batch_size: int = 4,
     num_workers: int = 4,
 ) -> int:
@@ -142,6 +150,8 @@ def predict(
         label_order: How the masks number the classes.
         submission: Zip of the masks to write, and check, for a challenge's server.
         format: Layout of that zip. `server`: masks in one folder; `codabench`: in a folder masks.
+        size_limit: Megapixels above which a picture is refused, since a small file can claim a size
+            that no memory holds; default: Pillow's limit, 179.
         batch_size: Pictures, or windows, per call of the network.
         num_workers: Threads that read pictures, and as many that write.
 
@@ -153,10 +163,15 @@ def predict(
         raise ValueError("--submission needs the official classes; leave out --label-order")
     if not (output or submission):
         raise ValueError("give --output FOLDER for the masks, or --submission FILE.zip")
+    if size_limit:
+        Image.MAX_IMAGE_PIXELS = int(size_limit * 1e6 / 2)  # Pillow refuses twice as many
     paths = list(dict.fromkeys(find_images(input)))
     if not paths:
         raise ValueError("--input is empty; give pictures or folders of pictures")
+    if output:
+        require_writable_folder(output)
     if submission:
+        require_writable_file(submission, "--submission")
         require_sizes(paths)
     writers = make_writers(overlay, logits, label_order)
     with nullcontext(output) if output else TemporaryDirectory() as folder:
@@ -171,8 +186,7 @@ def predict(
         if output:
             print(f"{len(paths) - bad} masks in {output}{skipped}")
             if others := other_files(input):
-                names = ", ".join([path.name for path in others[:3]] + ["…"] * (len(others) > 3))
-                print(f"not taken for pictures: {len(others)} ({names})")
+                print(f"not taken for pictures: {len(others)} ({listed(others)})")
         if submission:
             for warning in write_submission(Path(folder), paths, submission, format):
                 print("warning:", warning, file=sys.stderr)

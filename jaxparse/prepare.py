@@ -40,7 +40,15 @@ from jaxparse.data.celebamask import (
 )
 from jaxparse.data.folders import find_pairs
 from jaxparse.data.images import READ_ERRORS, open_mask, write_mask
-from jaxparse.files import atomic_path, brief, read_ahead, reason, sole_run, writing
+from jaxparse.files import (
+    atomic_path,
+    brief,
+    read_ahead,
+    reason,
+    require_writable_folder,
+    sole_run,
+    writing,
+)
 
 RECORD = "prepare.json"  # in the output: the settings that made it
 SPLITTERS = {  # each with the counts that it gives for the whole release
@@ -245,6 +253,7 @@ def prepare(
     """
     if num_workers < 1:
         raise ValueError(f"--num-workers is {num_workers}; give 1 or more")
+    require_writable_folder(output)
     splitter, whole_counts = SPLITTERS[split]
     numbers = splitter(release)
     counts = {name: len(of_split) for name, of_split in numbers.items()}

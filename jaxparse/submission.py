@@ -1,20 +1,33 @@
-"""The zip of masks for a face parsing challenge: packing one, and listing its faults.
+"""The zip for a face parsing challenge: packing one, and listing its faults.
 
     python -m jaxparse.submission check FILE.zip --images DIR [--format server|codabench]
     python -m jaxparse.submission pack MASKS_DIR --images DIR --output FILE.zip [--format ...]
+    python -m jaxparse.submission solution --weights FILE_OR_RUN --images DIR --output FILE.zip
 
 The formats are described in scoring/submissions.py.
 """
 
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import tyro
 
 from jaxparse import cli
+from jaxparse.data.folders import find_images
+from jaxparse.parsing.parser import NO_TEST_TIME, TestTime
+from jaxparse.parsing.solution import (
+    PARAMETER_LIMIT,
+    require_few_parameters,
+    run_solution,
+    write_solution,
+)
 from jaxparse.scoring.submissions import (
     Format,
     fault_lines,
     inspect_submission,
     mask_names,
+    require_sizes,
     write_submission,
 )
 
@@ -41,31 +54,54 @@ def check(file: Path, /, *, images: Path, format: Format = "server") -> int:
     return 1 if inspection.faults else 0
 
 
-def pack(masks: Path, /, *, images: Path, output: Path, format: Format = "server") -> int:
+def pack(masks: Path, /, *, images: Path, output: Path, format: Format = "server") -> None:
     """Packs masks of any tool, named STEM.png, for the challenge's server, and checks the zip.
+
+    If there is a fault, nothing is written.
 
     Args:
         masks: Folder of the masks.
         images: Folder of the test images.
         output: The zip to write.
         format: server, one folder of masks; codabench, masks/.
-
-    Returns 0, or 1 if there is a fault; in that case nothing is written.
     """
-    try:
-        _warn(write_submission(masks, images, output, format))
-    except ValueError as error:
-        print("error:", error, file=sys.stderr)  # on its own lines
-        return 1
+    _warn(write_submission(masks, images, output, format))
     print(f"{output}: {len(mask_names(images))} masks, no faults")
-    return 0
+
+
+def solution(
+    *,
+    weights: str,
+    images: Path,
+    output: Path,
+    test_time: tyro.conf.OmitArgPrefixes[TestTime] = NO_TEST_TIME,
+    parameter_limit: int = PARAMETER_LIMIT,
+) -> None:
+    """Writes the zip of CodaBench's test phase: masks/, and in solution/ what makes them again.
+
+    The masks are those that solution/run.py writes, on the CPU.
+
+    Args:
+        weights: A weights file (.safetensors), or the folder of a run (its best weights).
+        images: Folder of the test images.
+        output: The zip to write.
+        parameter_limit: The network must have fewer trainable parameters.
+    """
+    require_few_parameters(weights, parameter_limit)
+    require_sizes(find_images([images]))
+    with TemporaryDirectory() as folder:
+        code, masks = Path(folder) / "solution", Path(folder) / "masks"
+        write_solution(code, weights, test_time)
+        pictures = {masks / name: image for name, image in mask_names(images).items()}
+        written = cli.track(run_solution(code, pictures), len(pictures), "predicting")
+        count = len(list(written))
+        _warn(write_submission(masks, images, output, "codabench", code))
+    print(f"{output}: {count} masks and the solution, no faults")
 
 
 def main() -> int:
-    """Command line: `check` or `pack`."""
-    import tyro
-
-    commands = {"check": check, "pack": pack}
+    """Command line: `check`, `pack` or `solution`."""
+    commands = {"check": check, "pack": pack, "solution": solution}
     return tyro.extras.subcommand_cli_from_dict(commands, prog=cli.prog("submission"))
 
 

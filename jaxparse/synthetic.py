@@ -9,6 +9,7 @@ from pathlib import Path
 from jaxparse import cli
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.data.images import write_image, write_mask
+from jaxparse.files import require_writable_folder
 
 VAL_START = 1_000_000  # index of the first face to evaluate on, beyond any training face
 
@@ -32,6 +33,7 @@ def write_faces(
             f"cannot draw {count} + {val_count} faces of size {size}, seed {seed}; give --count "
             f"1..{VAL_START}, --size >= 1, --val-count and --seed >= 0"
         )
+    require_writable_folder(output)
     train = (("train", index) for index in range(count))
     val = (("val", index) for index in range(VAL_START, VAL_START + val_count))
     for split, index in cli.track(itertools.chain(train, val), count + val_count, "drawing"):

@@ -16,8 +16,11 @@ from rich.console import Console
 
 from jaxparse import cli
 from jaxparse.cli import show
-from jaxparse.config import Config, parse_arguments, require_same_run, save_config
+from jaxparse.config import SYNTHETIC, Config, parse_arguments, require_same_run, save_config
+from jaxparse.data.identity import require_same_data, save_identity
 from jaxparse.data.loaders import EvalLoader, make_train_loader
+from jaxparse.data.mirrored import mirrored_line
+from jaxparse.data.suspicions import data_warnings
 from jaxparse.devices import (
     ONE_PROCESS,
     StopVote,
@@ -30,7 +33,8 @@ from jaxparse.devices import (
     unused_gpu,
     use_compilation_cache,
 )
-from jaxparse.files import sole_run, writing
+from jaxparse.files import require_writable_folder, sole_run, writing
+from jaxparse.interrupts import INTERRUPTED
 from jaxparse.models import require_enough_pictures
 from jaxparse.models.parameters import parameters_table
 from jaxparse.scoring.scores import Scores
@@ -71,6 +75,7 @@ def train(config: Config, console: Console, exp: str = "NAME") -> int:
     OSError if the workdir cannot be written.
     """
     require_enough_pictures(config)
+    require_writable_folder(Path(config.workdir), "--workdir")
     # A run that resumes needs its checkpoint, not what it once started from.
     weights = None if has_checkpoint(config.workdir) else find_init_weights(config, exp)
     mesh = make_mesh()
@@ -80,6 +85,7 @@ def train(config: Config, console: Console, exp: str = "NAME") -> int:
         show(console, f"warning: {advice}")
     with sole_run(config.workdir) if jax.process_index() == 0 else nullcontext():
         require_same_run(config)
+        require_same_data(config)
         return run_steps(config, console, mesh, weights)
 
 
@@ -90,6 +96,11 @@ def run_steps(config: Config, console: Console, mesh: Mesh, weights: Path | None
     warn = skipped.append if config.on_bad_data == "skip" else None
     loader = make_train_loader(config, *processes, warn)
     val_loader = EvalLoader(config, "val", *processes, warn)
+    if is_main and config.data_dir != SYNTHETIC:
+        for line in data_warnings(config.data_dir, config.label_order):
+            show(console, line)
+    if config.mirrored_masks != "none":
+        show(console, mirrored_line(config))
 
     train_step = make_train_step(config)
     state = start_state(config, mesh, weights)
@@ -97,6 +108,7 @@ def run_steps(config: Config, console: Console, mesh: Mesh, weights: Path | None
 
     with writing("config.json", config.workdir, "its old content is kept"):
         if is_main:
+            save_identity(config)
             save_config(config, config.workdir)
     with ExitStack() as stack:
         checkpoints = stack.enter_context(closing(Checkpoints(config.workdir)))
@@ -143,7 +155,7 @@ def run_steps(config: Config, console: Console, mesh: Mesh, weights: Path | None
             finish(config, state, scores, val_loader, console)
     elif stopping:
         show(console, f"stopped and saved after step {step}; run the same command to resume")
-        return cli.INTERRUPTED
+        return INTERRUPTED
     else:
         show(console, f"{config.workdir} is already at its last step, {first}")
     return 0

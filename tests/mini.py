@@ -12,7 +12,7 @@ from jaxparse.models import swin
 
 swin.SIZES["mini"] = swin.SwinSize(8, (2, 1, 1, 1), (1, 1, 1, 1))
 
-# Six steps of four pictures, evaluated at the end; dropout and drop path on.
+# Six steps of four pictures, evaluated at the end; dropout, drop path and augmentation on.
 config: Config = replace(
     load_experiment("quickstart"),
     image_size=64,
@@ -23,6 +23,9 @@ config: Config = replace(
     synthetic_train_count=10,
     synthetic_val_count=6,
     num_workers=2,
+    mirror_probability=0.5,
+    rotation_probability=0.5,
+    brightness=16.0,
     learning_rate=1e-3,
     drop_path_rate=0.05,
     warmup_steps=2,

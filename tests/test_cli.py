@@ -1,14 +1,18 @@
 import errno
 import io
 import os
+import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from jaxparse import interrupts
 from jaxparse.cli import command, line_for_shell, prog, run, show, track
+from jaxparse.files import FaultsError, reading
 
 
 @pytest.mark.parametrize(
@@ -33,6 +37,17 @@ def test_errors_end_in_one_line_and_an_exit_code(
         run(main)
     assert caught.value.code == code
     assert capsys.readouterr() == ("", line)
+
+
+def test_faults_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise FaultsError("a.zip is not written:", ["0.png is empty", "1.png is empty"])
+
+    with pytest.raises(SystemExit) as caught:
+        run(main)
+    assert caught.value.code == 1
+    wanted = ["error: a.zip is not written:", "0.png is empty", "1.png is empty"]
+    assert capsys.readouterr().err.splitlines() == wanted
 
 
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (1, 1)])
@@ -73,6 +88,41 @@ def test_paths_are_shown_as_they_are(text: str) -> None:
 def test_printed_commands_can_be_pasted() -> None:
     line = line_for_shell("predict", "--weights", Path("my runs/[v2]"))
     assert line == "python -m jaxparse.predict --weights 'my runs/[v2]'"
+
+
+@pytest.mark.parametrize("words", [["-m", "jaxparse.data"], ["-m", "jaxparse", "data"]])
+def test_interrupted_while_it_starts(words: list[str], tmp_path: Path) -> None:
+    swallows = "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept: pass\n"
+    (tmp_path / "numpy.py").write_text(swallows)
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.getcwd()}"}
+    command = [sys.executable, *words, "--check", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_commands_can_be_interrupted_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(sys, "argv", ["data"])
+    interrupts.exit_at_once()
+    assert signal.getsignal(signal.SIGINT) != before
+    assert command(lambda: signal.getsignal(signal.SIGINT) == before, "data")
+
+
+def test_warnings_name_the_file_that_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pillow = compile("warnings.warn('of\\ntwo lines')", "x.py", "exec")
+
+    def main() -> None:
+        warnings.warn("no file", stacklevel=1)
+        for name in ("a.jpg", "b.jpg"):
+            with reading(Path(name)):
+                exec(pillow, {"__name__": "PIL.x", "warnings": warnings})
+
+    with pytest.raises(SystemExit), warnings.catch_warnings(action="default"):
+        run(main)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["warning: no file", *(f"warning: {x}.jpg: of two lines" for x in "ab")]
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

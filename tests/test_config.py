@@ -151,6 +151,26 @@ def test_config_survives_the_disk(tmp_path: Path) -> None:
     assert read_config(tmp_path) == config
 
 
+WEIGHTS = (0.5, *(1.0,) * 17, 2.0)
+
+
+def test_class_weights_survive_the_disk_and_the_command_line(tmp_path: Path) -> None:
+    config = Config(class_weights=WEIGHTS, workdir=str(tmp_path))
+    save_config(config, tmp_path)
+    assert read_config(tmp_path) == config
+    require_same_run(config)
+    with refuses("class_weights (0.5, ", "(now ())"):
+        require_same_run(dataclasses.replace(config, class_weights=()))
+    flags = ("--exp", "swin_nano", "--class-weights", *map(str, WEIGHTS), "--steps", "5")
+    parsed = parse(*flags)[1]
+    assert (parsed.class_weights, parsed.steps) == (WEIGHTS, 5)
+
+
+def test_a_run_from_before_a_field_has_its_default(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"seed": 3}')
+    assert read_config(tmp_path) == Config(seed=3)
+
+
 def test_folder_that_is_no_run(tmp_path: Path) -> None:
     with refuses("config.json"):
         read_config(tmp_path)
@@ -191,6 +211,18 @@ def test_only_fields_that_change_the_result_make_another_run(tmp_path: Path) -> 
         ({"steps": "5"}, ("steps is '5'", "int")),
         ({"steps": True}, ("steps is True", "int")),
         ({"backbone": None}, ("backbone is None", "str")),
+        ({"class_weights": (1.0,) * 18}, ("class_weights", "19")),
+        ({"class_weights": (0.0,) * 19}, ("class_weights", "not all 0")),
+        ({"class_weights": (1.0,) * 18 + (-1.0,)}, ("class_weights", "-1.0", "at least 0")),
+        ({"class_weights": (1.0,) * 18 + (float("inf"),)}, ("class_weights", "inf", "finite")),
+        ({"class_weights": (1.0,) * 18 + ("1",)}, ("class_weights[18] is '1'", "float")),
+        ({"class_weights": [1.0] * 19}, ("class_weights is [1.0", "tuple")),
+        ({"cross_entropy_divisor": "mean"}, ("is mean", "pixels, valid, weights")),
+        ({"cross_entropy_weight": 0.0}, ("cross_entropy_weight, lovasz_weight", "all 0")),
+        ({"lovasz_weight": -1.0}, ("lovasz_weight is -1.0", "at least 0")),
+        ({"lovasz_stride": 0}, ("lovasz_stride is 0", "at least 1")),
+        ({"label_smoothing": 1.0}, ("label_smoothing is 1.0", "[0, 1)")),
+        ({"ohem_threshold": 0.7}, ("ohem_threshold is 0.7", "ohem_min_kept")),
     ],
 )
 def test_values_that_no_run_can_have(changes: dict[str, Any], words: tuple[str, ...]) -> None:
@@ -226,7 +258,8 @@ def test_a_checkout_that_is_not_installed_has_its_own_experiments(
 def test_every_number_has_a_range() -> None:
     ranged = [name for names, _, _ in config_module.RANGES for name in names]
     hints = get_type_hints(Config)
-    assert sorted(ranged) == sorted(name for name, hint in hints.items() if hint in (int, float))
+    numbers = (int, float, tuple[float, ...])
+    assert sorted(ranged) == sorted(name for name, hint in hints.items() if hint in numbers)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxparse import files
 from jaxparse.files import brief, read_ahead, reason, results, sole_run
 from tests.refusal import refuses
 
@@ -62,8 +63,26 @@ def test_reads_only_a_few_items_ahead() -> None:
     reader.close()
 
 
+def test_outputs_that_cannot_be_written_are_known_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    files.require_writable_file(tmp_path / "new" / "deep" / "a.json")
+    files.require_writable_folder(tmp_path / "new" / "deep")
+    files.require_writable_file(tmp_path / "file")
+    files.require_writable_folder(tmp_path / "folder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+    with refuses("--output", tmp_path / "folder", "folder"):
+        files.require_writable_file(tmp_path / "folder")
+    with refuses("--workdir", tmp_path / "file", "file"):
+        files.require_writable_folder(tmp_path / "file", "--workdir")
+    with refuses(tmp_path / "file" / "a", "cannot be written", "Not a directory"):
+        files.require_writable_file(tmp_path / "file" / "a")
+    with refuses("/proc/self/a.json", "cannot be written"):
+        files.require_writable_file(Path("/proc/self/a.json"))
+
+
 def test_brief_is_one_short_line() -> None:
     assert brief("swin_b") == "swin_b" and brief(3.5) == "3.5" and brief("Gesicht_ä") == "Gesicht_ä"
     assert brief("a\nb\x1b[31m") == r"a\nb\x1b[31m"
-    assert brief("x" * 5000) == "x" * 80 + "…" and len(brief("\0" * 5000)) == 81
+    assert brief("x" * 5000) == "x" * 120 + "…" and len(brief("\0" * 5000)) == 121
     assert reason(ValueError("no \x07 bell")) == r"no \x07 bell"

@@ -21,12 +21,12 @@ import pytest
 from rich.console import Console
 
 from jaxparse import cli
-from jaxparse.cli import INTERRUPTED
 from jaxparse.config import Config
 from jaxparse.data.images import write_mask
 from jaxparse.data.loaders import EvalLoader, make_train_loader
 from jaxparse.data.sources import SkippingSource, make_source
 from jaxparse.devices import make_mesh
+from jaxparse.interrupts import INTERRUPTED
 from jaxparse.training.checkpoint import quiet_aftermath
 from jaxparse.training.interval import NonFiniteLossError
 from jaxparse.training.logs import MetricsLog
@@ -164,7 +164,7 @@ def test_full_disk_keeps_the_last_checkpoint_and_goes_on_once_there_is_room(
 
     with monkeypatch.context() as patch:
         before_step(patch, 4, fill)
-        patch.setattr(Validation, "save_best", lambda *_: None)
+        patch.setattr(Validation, "save", lambda *_: None)
         try:
             kept = "the checkpoint after step 2 is kept"
             with refuses(f"{config.workdir}/checkpoints", "File too large", kept, error=OSError):
@@ -188,7 +188,7 @@ def test_full_disk_keeps_the_best_weights(tmp_path: Path) -> None:
     old = tmp_path / BEST_WEIGHTS
     save_weights(old, {"x": np.zeros(3, np.float32)}, config, "old")
     with file_size_limit(1 << 14), refuses("best.safetensors", error=OSError):
-        validation.save_best(weights, BEST_WEIGHTS, "step 3")
+        validation.save(weights, BEST_WEIGHTS, "step 3")
     assert read_weights(old)[1]["source"] == "old"
     assert [path.name for path in tmp_path.iterdir()] == [BEST_WEIGHTS]
 

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxparse import cli
-from jaxparse.classes import IGNORE_LABEL, NAMES, NUM_CLASSES
-from jaxparse.data.folders import match_names
+from jaxparse.classes import IGNORE_LABEL, NAMES, LabelOrder
+from jaxparse.data.folders import match_names, other_files_line
 from jaxparse.data.images import open_picture, read_pair
+from jaxparse.data.suspicions import suspicions
 from jaxparse.files import read_ahead
 
 SPLITS = ("train", "val")
-FEW = 5  # masks, among which every class may be in all by chance
 UNITS = ("pixels", "pictures")
 
 
@@ -41,6 +42,7 @@ class SplitReport:
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     pictures: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     faults: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def add(self, pair: PairReport) -> None:
         """Counts one more good pair."""
@@ -51,25 +53,28 @@ class SplitReport:
         self.pictures += pair.pixels > 0
 
 
-def check_split(data_dir: Path, split: str) -> SplitReport:
+def check_split(data_dir: Path, split: str, order: str) -> SplitReport:
     """Reads every pair of `split` in threads, with a progress bar; collects the faults."""
     report = SplitReport()
     try:
         matches, report.faults = match_names(data_dir, split)
+        if line := other_files_line(data_dir, split):
+            report.warnings.append(line)
     except ValueError as error:
         report.faults = [str(error)]
         return report
-    checked = read_ahead(_check_pair, matches, os.cpu_count() or 1)
+    checked = read_ahead(partial(_check_pair, order=order), matches, os.cpu_count() or 1)
     for _, pair in cli.track(checked, len(matches), split):
         if isinstance(pair, ValueError):
             report.faults.append(str(pair))
         else:
             report.add(pair)
+    report.warnings += suspicions(split, report.pictures, report.sizes.total())
     return report
 
 
-def _check_pair(match: tuple[Path, Path]) -> PairReport:
-    image, label = read_pair(*match)
+def _check_pair(match: tuple[Path, Path], order: str) -> PairReport:
+    image, label = read_pair(*match, order)
     image_mode, mask_mode = map(_file_mode, match)
     pixels = np.bincount(label.ravel(), minlength=256)
     return PairReport(f"{image.width}x{image.height}", image_mode, mask_mode, pixels)
@@ -80,37 +85,21 @@ def _file_mode(path: Path) -> str:
         return picture.mode
 
 
-def suspicions(split: str, report: SplitReport) -> list[str]:
-    """Lines on masks that can be read and can hardly be meant."""
-    total, values = report.sizes.total(), np.flatnonzero(report.pixels).tolist()
-    lines = []
-    if 255 in values and set(values) <= {0, 255}:
-        lines.append(
-            f"warning: the masks of {split} hold only 0 and 255, so only background and ignored "
-            "pixels: a binary mask of one class needs that class's index in place of 255"
-        )
-    if total >= FEW and (report.pictures[:NUM_CLASSES] == total).all():
-        lines.append(
-            f"warning: every class is in every mask of {split}: they were probably resized with "
-            "interpolation; resize by nearest neighbour"
-        )
-    return lines
-
-
-def print_check(check: Path) -> int:
+def print_check(check: Path, label_order: LabelOrder = "official") -> int:
     """Reads every file of train and val, prints a summary and every bad file.
 
     Args:
         check: Folder with train/ and val/.
+        label_order: How the masks number the classes.
 
     Returns 0 if all files are good, else 1.
     """
-    reports = {split: check_split(check, split) for split in SPLITS}
+    reports = {split: check_split(check, split, label_order) for split in SPLITS}
     console = Console()
     console.print(files_table(reports), shares_table(reports))
     # Not through rich: it would wrap the lines, which people search and copy.
     faults = [fault for report in reports.values() for fault in report.faults]
-    warnings = [line for split, report in reports.items() for line in suspicions(split, report)]
+    warnings = [line for report in reports.values() for line in report.warnings]
     verdict = f"{len(faults)} bad" if faults else "all files can be read"
     print("\n".join([*faults, *warnings, verdict if warnings or faults else "all files are good"]))
     return 1 if faults else 0

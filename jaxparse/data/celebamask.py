@@ -92,7 +92,7 @@ def challenge_like_split(release: Path) -> dict[str, list[int]]:
     in the fixed order of `_draw`. Without PARTITION all pictures are first divided 5:1:1 in that
     order. A release of fewer pictures gives fewer. Raises as official_split.
     """
-    if (release / PARTITION).exists():
+    if _partition_file(release).exists():
         pools = official_split(release)
     else:
         numbers = _draw(_read_mapping(release))
@@ -110,9 +110,8 @@ def _draw(numbers: Iterable[int]) -> list[int]:
 def _read_mapping(release: Path) -> dict[int, str]:
     """Number of the picture -> name of its file in CelebA."""
     hint = "it is part of the release: unpack it again, or give the folder that holds it"
-    rows = _read_rows(
-        release / MAPPING, r"([0-9]{1,9})\s+[0-9]+\s+(\S+)|idx\s+orig_idx\s+orig_file", hint
-    )
+    pattern = r"([0-9]{1,9})[\s,]+[0-9]+[\s,]+([^\s,]+)|idx[\s,]+orig_idx[\s,]+orig_file"
+    rows = _read_rows(release / MAPPING, pattern, hint)
     return {int(number): celeba_file for number, celeba_file in rows if number}
 
 
@@ -122,8 +121,15 @@ def _read_partition(release: Path) -> dict[str, str]:
         "it belongs to CelebA, not to this release: download it from the folder Eval of "
         "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, or give --split challenge-like"
     )
-    rows = _read_rows(release / PARTITION, r"(\S+)\s+([012])", hint)
-    return {celeba_file: SPLITS[int(part)] for celeba_file, part in rows}
+    pattern = r"([^\s,]+)[\s,]+([012])|image_id[\s,]+partition"  # the second is Kaggle's header
+    rows = _read_rows(_partition_file(release), pattern, hint)
+    return {celeba_file: SPLITS[int(part)] for celeba_file, part in rows if part}
+
+
+def _partition_file(release: Path) -> Path:
+    """CelebA's PARTITION, or Kaggle's copy of it as CSV."""
+    kaggle = (release / PARTITION).with_suffix(".csv")
+    return kaggle if kaggle.exists() and not (release / PARTITION).exists() else release / PARTITION
 
 
 def _read_rows(path: Path, pattern: str, hint: str) -> list[tuple[str | None, ...]]:
@@ -131,7 +137,7 @@ def _read_rows(path: Path, pattern: str, hint: str) -> list[tuple[str | None, ..
     if not path.is_file():
         raise ValueError(f"there is no {path}; {hint}")
     rows = []
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+    for number, line in enumerate(path.read_text("utf-8-sig", "replace").splitlines(), start=1):
         row = re.fullmatch(pattern, line.strip())
         if line.strip() and not row:
             raise ValueError(f"line {number} of {path} is {line[:60]!r}; copy the whole file again")

@@ -12,13 +12,13 @@ from typing import NamedTuple
 from jaxparse import cli
 from jaxparse.config import SYNTHETIC
 from jaxparse.data.images import read_header, require_match
+from jaxparse.data.layouts import children, listed, mend_layout, mend_names
 from jaxparse.files import read_ahead
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-MASK_SUFFIXES = (".png",)
-FOREIGN_MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # lossless: other tools' masks
-PREDICT_SUFFIXES = (*IMAGE_SUFFIXES, ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif")
-PREDICT_SUFFIXES += (".mpo", ".ppm")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+IMAGE_SUFFIXES += (".avif", ".mpo", ".ppm")
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # lossless
+JPEG = (".jpg", ".jpeg", ".jfif")
 HEADER_THREADS = 8  # hides a slow disk's latency; on a fast one a single thread is as quick
 
 
@@ -39,7 +39,7 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
     images = []
     for path in paths:
         if path.is_dir():
-            images += _pictures(path, PREDICT_SUFFIXES)
+            images += _pictures(path, IMAGE_SUFFIXES)
         elif path.is_file():
             images.append(path)
         else:
@@ -47,25 +47,35 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
     return images
 
 
-def other_files(paths: Iterable[Path]) -> list[Path]:
-    """What the folders among `paths` hold that `find_images` does not take, hidden files aside."""
-    found = []
-    for folder in (path for path in paths if path.is_dir()):
-        taken = set(_pictures(folder, PREDICT_SUFFIXES))
-        found += sorted(p for p in folder.iterdir() if p not in taken and p.name[0] != ".")
-    return found
+def other_files(paths: Iterable[Path], suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
+    """What the folders among `paths` hold that is not taken, hidden files aside."""
+    folders = (path for path in paths if path.is_dir())
+    return [path for folder in folders for path in children(folder) if not _takes(path, suffixes)]
+
+
+def other_files_line(data_dir: str | Path, split: str) -> str | None:
+    """A line on what lies in the folders of `split` and is not taken; None if nothing does."""
+    image_dir, mask_dir = _find_folders(Path(data_dir), split)
+    others = other_files([image_dir]) + other_files([mask_dir], MASK_SUFFIXES)
+    if not others:
+        return None
+    return f"not taken for pictures or masks of {split}: {len(others)} ({listed(others)})"
+
+
+def _takes(path: Path, suffixes: tuple[str, ...]) -> bool:
+    return path.suffix.lower() in suffixes and path.is_file()
 
 
 def _pictures(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """The folder's files of these suffixes, sorted by name, without hidden ones."""
-    files = [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
-    ]
+    there = children(folder)
+    files = [path for path in there if _takes(path, suffixes)]
     if not files:
-        raise ValueError(f"there are no {', '.join(suffixes)} files in {folder}")
-    return sorted(files)
+        found = f"it holds {len(there)} others ({listed(there)})" if there else "it is empty"
+        if suffixes == MASK_SUFFIXES and any(path.suffix.lower() in JPEG for path in there):
+            found += "; masks in .jpg have lost classes to compression: get lossless ones"
+        raise ValueError(f"there are no {', '.join(suffixes)} files in {folder}: {found}")
+    return files
 
 
 class Pairing(NamedTuple):
@@ -102,16 +112,19 @@ def _by_stem(paths: list[Path]) -> tuple[dict[str, Path], list[str]]:
 def match_names(data_dir: str | Path, split: str) -> tuple[list[tuple[Path, Path]], list[str]]:
     """(image, mask) paths of equal name without suffix, and a line on each file without partner.
 
-    Raises ValueError if a folder is missing or empty.
+    One line on all of them if their names differ by a pattern. Raises ValueError if a folder is
+    missing or empty.
     """
-    image_dir, mask_dir = _find_folders(Path(data_dir) / split, split)
+    image_dir, mask_dir = _find_folders(Path(data_dir), split)
     images, masks = _pictures(image_dir, IMAGE_SUFFIXES), _pictures(mask_dir, MASK_SUFFIXES)
     pairs, without_mask, without_image, faults = pair_by_stem(images, masks)
+    if line := mend_names(without_mask, without_image):
+        return pairs, [*faults, line]
     for image in without_mask:
         mask = mask_dir / f"{image.stem}.png"
         faults.append(f"image {image} has no mask; add {mask} or remove the image")
     for mask in without_image:
-        image = f"{image_dir / mask.stem}.jpg (.jpeg, .png)"
+        image = f"{image_dir / mask.stem}.jpg (or another suffix)"
         faults.append(f"mask {mask} has no image; add {image} or remove the mask")
     return pairs, faults
 
@@ -125,18 +138,19 @@ def match_masks(predictions: Path, labels: Path) -> list[tuple[Path, Path]]:
     for folder in (predictions, labels):
         if not folder.is_dir():
             raise ValueError(f"there is no folder {folder}; expected masks in it")
-    predicted = _pictures(predictions, FOREIGN_MASK_SUFFIXES)
+    predicted = _pictures(predictions, MASK_SUFFIXES)
     overlays = {f"{path.stem}_overlay" for path in predicted}
     predicted = [path for path in predicted if path.stem not in overlays]
-    labelled = _pictures(labels, FOREIGN_MASK_SUFFIXES)
+    labelled = _pictures(labels, MASK_SUFFIXES)
     pairs, without_label, without_prediction, faults = pair_by_stem(predicted, labelled)
     if faults:
         raise ValueError(faults[0])
+    if line := mend_names(without_prediction, without_label):
+        raise ValueError(line)
     unpaired = _unpaired(without_prediction, len(labelled), "prediction", predictions)
     unpaired += _unpaired(without_label, len(predicted), "label", labels)
     if unpaired:
-        names = "; ".join(unpaired)
-        raise ValueError(f"{names}; give both folders masks of the same names")
+        raise ValueError(f"{'; '.join(unpaired)}; give both folders masks of the same names")
     return pairs
 
 
@@ -148,15 +162,22 @@ def _unpaired(paths: list[Path], total: int, other: str, folder: Path) -> list[s
     return [f"{len(paths)} of {total} masks have no {other} in {folder} ({examples})"]
 
 
-def _find_folders(base: Path, split: str) -> tuple[Path, Path]:
+def _find_folders(data_dir: Path, split: str) -> tuple[Path, Path]:
+    if not data_dir.is_dir():
+        raise ValueError(
+            f"there is no folder {data_dir}; give another --data-dir (`{SYNTHETIC}` needs no files)"
+        )
+    base = data_dir / split
     challenge = base / f"{split}_image", base / f"{split}_mask"
     plain = base / "images", base / "masks"
     for image_dir, mask_dir in (challenge, plain):
         if image_dir.is_dir() and mask_dir.is_dir():
             return image_dir, mask_dir
+    folder = base if base.is_dir() else data_dir
+    fix = mend_layout(data_dir, split) or "make them or give another --data-dir"
     raise ValueError(
-        f"{base} lacks its folders; expected {challenge[0]} and {challenge[1]}, or {plain[0]} and "
-        f"{plain[1]}: make them or give another --data-dir (`{SYNTHETIC}` needs no files)"
+        f"expected the folders {challenge[0]} and {challenge[1]}, or {plain[0]} and {plain[1]}; "
+        f"{folder} holds {listed(children(folder)) or 'nothing'}: {fix}"
     )
 
 

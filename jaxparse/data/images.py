@@ -21,7 +21,7 @@ from jaxparse.classes import (
     to_official,
 )
 from jaxparse.data.png import PNG_SIGNATURE, require_intact_png, require_whole_png
-from jaxparse.files import atomic_path, reason
+from jaxparse.files import atomic_path, reading, reason
 
 # What Pillow raises on files that are missing, truncated, damaged or not pictures.
 READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
@@ -31,10 +31,12 @@ READ_ERRORS += (Image.DecompressionBombError, RuntimeError)  # RuntimeError: lib
 # must be lossless.
 PICTURE_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF")
 MASK_FORMATS = ("PNG", "BMP", "TIFF")
+JPEG_START = b"\xff\xd8\xff"
 
 # Greyscale of 2 and 4 bits: Pillow multiplies the values by these factors to fill 0..255.
 STRETCHED = {"L;2": 85, "L;4": 17}
 ORDER_KEY = "label_order"  # of the text in a mask's PNG that names its order
+ZLLRUNNING_CHANNELS = (0, 85, 170, 255)  # of the colours of that tool's pictures
 WHITE = 0xFFFFFF  # of ignored pixels in masks
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
@@ -46,26 +48,45 @@ def available(formats: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in formats if name in Image.OPEN)
 
 
+class PictureError(ValueError):
+    """Why a file that is whole cannot be taken for a picture or a mask, and the fix."""
+
+
 def open_picture(path: Path, formats: tuple[str, ...] = PICTURE_FORMATS) -> Image.Image:
     """The file, not yet decoded. Raises one of READ_ERRORS if it is damaged or of other formats."""
-    return _identified(path.read_bytes(), formats)
+    return _open_bytes(path.read_bytes(), formats)
 
 
-def _identified(data: bytes, formats: tuple[str, ...]) -> Image.Image:
+def _open_bytes(data: bytes, formats: tuple[str, ...]) -> Image.Image:
     if data.startswith(PNG_SIGNATURE):
         require_intact_png(data)
+    return _identify(io.BytesIO(data), formats)
+
+
+def _identify(source: Path | io.BytesIO, formats: tuple[str, ...]) -> Image.Image:
+    """Pillow's picture of a file whose pixels are not yet read. Raises as `open_picture`."""
     try:
-        return Image.open(io.BytesIO(data), formats=available(formats))
+        return Image.open(source, formats=available(formats))
     except UnidentifiedImageError as error:
-        lossy = formats == MASK_FORMATS and data.startswith(b"\xff\xd8\xff")
-        found = "a JPEG inside, whose compression changes classes" if lossy else "not a picture"
-        raise ValueError(f"{found}; expected {', '.join(formats)}") from error
+        start = source.read_bytes()[:3] if isinstance(source, Path) else source.getvalue()[:3]
+        if not start:
+            raise ValueError("the file is empty") from error
+        if formats == MASK_FORMATS and start == JPEG_START:
+            fix = "is a JPEG, whose compression changes classes: get the lossless mask"
+        else:
+            fix = "is not a picture: convert or remove it"
+        raise PictureError(f"{fix} ({', '.join(formats)})") from error
+    except Image.DecompressionBombError as error:
+        raise PictureError(
+            f"has more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels: shrink it, or for "
+            "predict give a larger --size-limit"
+        ) from error
 
 
 def open_mask(path: Path, formats: tuple[str, ...] = MASK_FORMATS) -> Image.Image:
     """`open_picture`; a PNG's pixels must be as many as its header says."""
     data = path.read_bytes()
-    picture = _identified(data, formats)
+    picture = _open_bytes(data, formats)
     if picture.format == "PNG":
         require_whole_png(data)
     return picture
@@ -78,7 +99,7 @@ def read_image(path: Path) -> Image.Image:
     white. Raises ValueError if the file cannot be read to its end or its mode has no RGB.
     """
     try:
-        with open_picture(path) as picture:
+        with reading(path), open_picture(path) as picture:
             picture.load()
             return _to_rgb(ImageOps.exif_transpose(picture))
     except READ_ERRORS as error:
@@ -118,7 +139,7 @@ class Header(NamedTuple):
 def read_header(path: Path, kind: str = "image") -> Header:
     """From the header, without decoding pixels. Raises ValueError; `kind` is for its message."""
     try:
-        with Image.open(path, formats=available(PICTURE_FORMATS)) as picture:
+        with reading(path), _identify(path, PICTURE_FORMATS) as picture:
             width, height = picture.size
             orientation = _orientation(picture)
     except READ_ERRORS as error:
@@ -138,10 +159,12 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         # Pillow's own conversion clips at 255 instead of scaling 0..65535 to 0..255.
         values = np.asarray(picture, np.int64)
         if values.min() < 0 or values.max() > 65535:
-            raise ValueError("32-bit pixels, whose range is unknown: convert them to 8 bits")
+            raise PictureError("has 32-bit pixels, whose range is unknown: convert it to 8 bits")
         picture = Image.fromarray(((values + 128) // 257).astype(np.uint8))
     elif picture.mode == "F":
-        raise ValueError("floating-point pixels, whose range is unknown: convert them to 8 bits")
+        raise PictureError(
+            "has floating-point pixels, whose range is unknown: convert it to 8 bits"
+        )
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
@@ -149,15 +172,16 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def read_label(path: Path, order: str = "official") -> np.ndarray:
+def read_label(path: Path, order: str = "official", flag: str = "--label-order") -> np.ndarray:
     """The mask, upright as its image, as uint8 [H, W] of classes 0..18 or 255.
 
     Modes P and L hold the classes themselves, numbered by `order` (of classes.LABEL_ORDERS); RGB
     and RGBA must hold the palette's colours only (alpha is dropped). Raises ValueError on any other
-    mode, value or colour, a damaged file, or one that was written in another order.
+    mode, value or colour, a damaged file, or one that was written in another order, for which it
+    advises `flag`.
     """
     try:
-        with open_mask(path) as picture:
+        with reading(path), open_mask(path) as picture:
             raw_mode = picture.tile[0].args if picture.tile else None
             picture.load()
             picture = ImageOps.exif_transpose(picture)
@@ -176,7 +200,7 @@ def read_label(path: Path, order: str = "official") -> np.ndarray:
         if written not in (order, None):
             raise ValueError(
                 f"mask {path} was written in the order {written}, expected {order}; give "
-                f"--label-order {written}, or for predictions --prediction-order {written}"
+                f"{flag} {written}"
             )
         return to_official(_checked_classes(path, np.array(pixels)), order)
     if picture.mode in ("RGB", "RGBA"):
@@ -241,9 +265,12 @@ def _colours_to_classes(path: Path, colours: np.ndarray) -> np.ndarray:
     foreign = colours[known[label] != codes]  # [N, 3]
     if len(foreign):
         red, green, blue = foreign[0]
+        whose = "is not in the palette of jaxparse/classes.py"
+        if np.isin(foreign, ZLLRUNNING_CHANNELS).all():
+            whose = "zllrunning's and yakhyo's face-parsing show (in RGB or BGR, which differ)"
         raise ValueError(
-            f"mask {path} holds the colour ({red}, {green}, {blue}), which is not in the palette "
-            "of jaxparse/classes.py; save the classes 0..18 themselves as an 8-bit PNG"
+            f"mask {path} holds the colour ({red}, {green}, {blue}), which {whose}; save the "
+            "classes 0..18 themselves as an 8-bit PNG, and give their --label-order"
         )
     return label
 
@@ -288,7 +315,11 @@ def require_match(image: Path, image_header: Header, label: Path, label_header: 
 def _unreadable(kind: str, path: Path, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f"there is no {kind} {path}"
-    return f"cannot read {kind} {path} ({reason(error)}); copy it again, convert it or remove it"
+    if isinstance(error, PictureError):
+        return f"{kind} {path} {error}"
+    if isinstance(error, PermissionError):
+        return f"{kind} {path} may not be read by this user; change its permissions"
+    return f"cannot read {kind} {path} ({reason(error)}); copy it again or remove it"
 
 
 def write_mask(path: Path, label: np.ndarray, order: str = "official") -> None:

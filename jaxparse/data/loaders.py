@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxparse.classes import IGNORE_LABEL
+from jaxparse.classes import IGNORE_LABEL, NUM_CLASSES
 from jaxparse.config import Config
+from jaxparse.data.sampling import RepeatedOrder, Source, known_classes, repeat_factors
 from jaxparse.data.sources import SkippingSource, make_source
 from jaxparse.files import read_ahead, results
 
@@ -25,6 +26,14 @@ def _share(batch_size: int, process_count: int) -> int:
     return batch_size // process_count
 
 
+def make_order(config: Config, source: Source, seed: int, process_index: int) -> RepeatedOrder:
+    """The order of the pictures by the repeat factors of their classes."""
+    keep_bad = config.on_bad_data == "skip"
+    counted = known_classes(source, config.workdir, config.num_workers, keep_bad, process_index)
+    present = np.array([np.isin(range(NUM_CLASSES), classes) for classes in counted.values()])
+    return RepeatedOrder(repeat_factors(present, config.repeat_threshold), seed)
+
+
 def make_train_loader(
     config: Config,
     process_index: int = 0,
@@ -35,6 +44,8 @@ def make_train_loader(
 
     - B is batch_size / process_count.
     - Each epoch is shuffled by config.seed and its number; epochs follow each other without end.
+    - With `repeat_threshold` an epoch is that of `sampling.RepeatedOrder`; the first time, every
+      mask is read to see which classes it holds.
     - Process p takes the p-th part of every batch_size pictures. Concatenated, the processes' parts
       equal the single-process batch row by row (dropout masks depend on the row).
     - get_state() is a dict for JSON, {"next_index": pictures taken}; set_state() resumes there.
@@ -44,9 +55,8 @@ def make_train_loader(
     # Not at the top: grain imports jax, which the rest of this module does not need.
     import grain
 
-    source = make_source(config, "train", resize_label=True, keep_bad=warn is not None)
-    if warn:
-        source = SkippingSource(source, warn)
+    original = make_source(config, "train", resize_label=True, keep_bad=warn is not None)
+    source = SkippingSource(original, warn) if warn else original
     batch_size = _share(config.batch_size, process_count)
     # grain seeds epoch e with seed + e: without the hash, seed 1 would be seed 0 an epoch later.
     seed = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
@@ -54,7 +64,11 @@ def make_train_loader(
         num_threads=config.num_workers,
         prefetch_buffer_size=max(2 * batch_size, config.num_workers),
     )
-    pictures = grain.MapDataset.source(source).shuffle(seed).repeat()
+    if config.repeat_threshold:
+        order = make_order(config, original, seed, process_index)
+        pictures = grain.MapDataset.range(sys.maxsize).map(lambda place: source[order[place]])
+    else:
+        pictures = grain.MapDataset.source(source).shuffle(seed).repeat()
     if process_count > 1:
 
         def read(taken: int) -> dict[str, Any]:

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jaxparse.classes import exchange_sides
 from jaxparse.config import SYNTHETIC, Config
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.data.folders import Pair, find_pairs
-from jaxparse.data.images import read_pair
+from jaxparse.data.images import read_label, read_pair
+from jaxparse.data.mirrored import mirrored_masks
 
 SYNTHETIC_SEEDS = {"train": 0, "val": 1}  # not config.seed: every run sees the same faces
 
@@ -31,12 +33,19 @@ class FolderSource:
     """
 
     def __init__(
-        self, pairs: list[Pair], image_size: int, resize_label: bool, label_order: str = "official"
+        self,
+        pairs: list[Pair],
+        image_size: int,
+        resize_label: bool,
+        label_order: str = "official",
+        mirrored: frozenset[str] = frozenset(),
     ) -> None:
+        """`mirrored` are the names of masks whose left and right are exchanged on reading."""
         self.pairs = pairs
         self.image_size = image_size
         self.resize_label = resize_label
         self.label_order = label_order
+        self.mirrored = mirrored
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -52,7 +61,15 @@ class FolderSource:
     def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """The picture and its mask, uint8 [H, W], at their own size."""
         pair = self.pairs[index]
-        return read_pair(pair.image, pair.label, self.label_order)
+        picture, label = read_pair(pair.image, pair.label, self.label_order)
+        return picture, self._repaired(index, label)
+
+    def label(self, index: int) -> np.ndarray:
+        """The mask alone, uint8 [H, W], at its own size."""
+        return self._repaired(index, read_label(self.pairs[index].label, self.label_order))
+
+    def _repaired(self, index: int, label: np.ndarray) -> np.ndarray:
+        return exchange_sides(label) if self.name(index) in self.mirrored else label
 
     def name(self, index: int) -> str:
         """The picture's file name without its suffix."""
@@ -97,6 +114,10 @@ class SyntheticSource:
         """The picture and its mask, uint8 [S, S]."""
         image, label = self._draw(index)
         return Image.fromarray(image), label
+
+    def label(self, index: int) -> np.ndarray:
+        """The mask alone, uint8 [S, S]."""
+        return self._draw(index)[1]
 
     def name(self, index: int) -> str:
         """What a file of the face would be called."""
@@ -152,9 +173,13 @@ def make_source(
     config: Config, split: str, resize_label: bool = False, keep_bad: bool = False
 ) -> FolderSource | SyntheticSource:
     """The pictures of `split` (train or val): drawn, or those in `config.data_dir`, whose headers
-    are checked; `keep_bad` as in `find_pairs`."""
+    are checked; `keep_bad` as in `find_pairs`. Raises ValueError as that and `mirrored_masks` do.
+    """
     if config.data_dir == SYNTHETIC:
+        if config.mirrored_masks != "none":
+            raise ValueError("drawn faces have no mirrored masks; leave out --mirrored-masks")
         counts = {"train": config.synthetic_train_count, "val": config.synthetic_val_count}
         return SyntheticSource(SYNTHETIC_SEEDS[split], counts[split], config.image_size)
     pairs = find_pairs(config.data_dir, split, keep_bad)
-    return FolderSource(pairs, config.image_size, resize_label, config.label_order)
+    mirrored = mirrored_masks(config)[split]
+    return FolderSource(pairs, config.image_size, resize_label, config.label_order, mirrored)

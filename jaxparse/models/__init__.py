@@ -9,14 +9,14 @@ from flax import nnx
 from jaxparse.classes import NUM_CLASSES
 from jaxparse.config import Config
 from jaxparse.files import brief
-from jaxparse.models import resnet, swin
+from jaxparse.models import resnet, slim, swin
 from jaxparse.models.deeplab import DeepLabHead
 from jaxparse.models.fcn import FCNHead
 from jaxparse.models.psanet import PSAHead
 from jaxparse.models.segmentor import AUXILIARY_STAGE, Segmentor
 from jaxparse.models.upernet import UPerHead
 
-BACKBONES = (*swin.SIZES, *resnet.SIZES)
+BACKBONES = (*swin.SIZES, *resnet.SIZES, *slim.SIZES)
 HEADS: dict[str, Callable[..., nnx.Module]] = {
     "upernet": UPerHead,
     "deeplabv3plus": DeepLabHead,
@@ -54,6 +54,8 @@ def build_backbone(config: Config, rngs: nnx.Rngs) -> nnx.Module:
         return swin.Swin(swin.SIZES[config.backbone], config.drop_path_rate, rngs=rngs)
     if config.backbone in resnet.SIZES:
         return resnet.ResNet(resnet.SIZES[config.backbone], rngs=rngs)
+    if config.backbone in slim.SIZES:
+        return slim.SlimResNet(*slim.SIZES[config.backbone], rngs=rngs)
     known = ", ".join(BACKBONES)
     raise ValueError(f"there is no backbone {brief(config.backbone)}; give one of: {known}")
 

@@ -44,6 +44,11 @@ from jaxparse.parsing.tiles import (
 )
 from jaxparse.weights.files import load_network
 
+# Bounds on pictures that are cut into windows: the matrices of a side of L pixels, enlarged by e,
+# have about L² e / 3 entries.
+MOST_ENLARGED = 16
+MOST_ENTRIES = 5e8
+
 # Arrays are uint8 [H, W, 3] RGB or [H, W].
 PictureLike: TypeAlias = str | Path | Image.Image | np.ndarray
 
@@ -79,6 +84,21 @@ class TestTime:
 
 
 NO_TEST_TIME = TestTime()
+
+
+def require_room_for_windows(size: tuple[int, int], window: int, source: PictureLike) -> None:
+    """Raises ValueError for a picture (height, width) that windows would need gigabytes for.
+
+    Thin ones, which are enlarged until a window fits, and very long ones.
+    """
+    enlarged = max(1, window / min(size))
+    if enlarged > MOST_ENLARGED or max(size) ** 2 * enlarged > MOST_ENTRIES:
+        height, width = size
+        name = source if isinstance(source, str | Path) else "a picture"
+        raise ValueError(
+            f"{name} is {width}x{height} (width x height), too thin or too long for windows of "
+            f"{window} pixels; leave out --window"
+        )
 
 
 class Picture(NamedTuple):
@@ -192,6 +212,7 @@ class Parser:
         if not self.test_time.window:
             return Picture(source, [resize_image(picture, self.image_size)], size, label)
         window = self.test_time.window
+        require_room_for_windows(size, window, source)
         images = []
         for scale in self.test_time.scales:
             scale = max(scale, window / min(size))

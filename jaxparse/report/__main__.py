@@ -2,7 +2,8 @@
 
     python -m jaxparse.report --weights FILE_OR_RUN --data-dir DIR
 
-report.html embeds everything it shows: it opens anywhere, offline, and has no scripts.
+report.html embeds everything it shows: it opens anywhere, offline, and has no scripts. Beside it
+lies mirrored_masks.txt, the list for --mirrored-masks.
 """
 
 from collections.abc import Iterator
@@ -15,9 +16,10 @@ import tyro
 from jaxparse import cli
 from jaxparse.classes import LabelOrder
 from jaxparse.config import override
+from jaxparse.data.mirrored import listed_names, write_names
 from jaxparse.data.sources import FolderSource, SyntheticSource, make_source
 from jaxparse.devices import use_compilation_cache
-from jaxparse.files import atomic_path
+from jaxparse.files import atomic_path, require_writable_file
 from jaxparse.models.parameters import parameter_counts
 from jaxparse.parsing.labelled import evaluate_pictures
 from jaxparse.parsing.parser import NO_TEST_TIME, Parser, TestTime
@@ -34,13 +36,14 @@ from jaxparse.report.sections import (
     recipe,
     summary,
 )
-from jaxparse.report.suspects import mirrored_shares, weigh
+from jaxparse.report.suspects import mirrored_shares, surely_mirrored, weigh
 from jaxparse.scoring.counts import total
 from jaxparse.scoring.scores import Scores
 from jaxparse.training.curves import draw
 from jaxparse.training.logs import Run, read_runs
 from jaxparse.weights.files import find_weights, load_network, read_weights
 
+MIRRORED_LIST = "mirrored_masks.txt"
 MIRRORED_FROM = 0.5  # share of the votes; of 110 real masks 7 had 1.0, one 0.33, the others 0.0
 
 Source = FolderSource | SyntheticSource
@@ -97,11 +100,21 @@ def sections(
     return content
 
 
+def wrong_on_disk(survey: Survey, exchanged: set[str]) -> set[str]:
+    """Names of the masks on disk that are surely mirrored, when those in `exchanged` were repaired.
+
+    Names of other pictures stay, so that reports on train and val make one list.
+    """
+    sure = surely_mirrored(survey.weights)
+    return exchanged ^ {survey.names[index] for index in np.flatnonzero(sure)}
+
+
 def report(
     weights: str,
     data_dir: str | None = None,
     split: Literal["val", "train"] = "val",
     label_order: LabelOrder | None = None,
+    mirrored_masks: str | None = None,
     output: Path | None = None,
     pictures: int = 8,
     test_time: tyro.conf.OmitArgPrefixes[TestTime] = NO_TEST_TIME,
@@ -115,6 +128,8 @@ def report(
         data_dir: Folder with val/, or `synthetic`; default: as in the run.
         split: Pictures to report on.
         label_order: How the masks number the classes; default: as in the run.
+        mirrored_masks: List of masks whose left and right are exchanged on reading, or `none`;
+            default: as in the run, but `none` with --data-dir.
         output: File to write; default: report.html in the run's folder, or here without a run.
         pictures: How many to show of the worst, of the best and of each kind of suspicious masks.
         batch_size: Pictures, or windows, per call of the network; default: as in the run.
@@ -122,13 +137,16 @@ def report(
     """
     if pictures < 1:
         raise ValueError(f"--pictures is {pictures}; give at least 1")
+    is_run = Path(weights).is_dir()
+    output = output or Path(weights if is_run else ".") / "report.html"
+    require_writable_file(output)
     config, *arrays = load_network(weights)
     path = find_weights(weights)
-    is_run = Path(weights).is_dir()
     run = read_runs([Path(weights)])[0] if is_run else Run(path.stem, "", [])
     changes = {
         "data_dir": data_dir,
         "label_order": label_order,
+        "mirrored_masks": mirrored_masks or ("none" if data_dir else None),
         "batch_size": batch_size,
         "num_workers": num_workers,
     }
@@ -148,10 +166,12 @@ def report(
         curves = chart(draw([run]), "Loss, learning rate and scores during training")
         content = {"Scores": content.pop("Scores"), "Curves": curves} | content
     content["Recipe"] = join([recipe(config), parameters(parameter_counts(arrays[0]))])
-    output = output or Path(weights if is_run else ".") / "report.html"
     with atomic_path(output) as temporary:
         temporary.write_text(page(run.label, content, about), encoding="utf-8")
     print(f"written to {output}")
+    names = wrong_on_disk(survey, listed_names(settings))
+    write_names(output.parent / MIRRORED_LIST, names)
+    print(f"{len(names)} mirrored masks listed in {output.parent / MIRRORED_LIST}")
 
 
 def main() -> None:

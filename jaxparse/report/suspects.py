@@ -27,20 +27,40 @@ def weigh(label: np.ndarray, prediction: np.ndarray, confidence: np.ndarray) -> 
     return np.bincount(index, weights, NUM_CLASSES**2).reshape(NUM_CLASSES, NUM_CLASSES)
 
 
-def mirrored_shares(weights: np.ndarray) -> np.ndarray:
-    """How far left and right are exchanged in each mask, 0..1: weights [N, 19, 19] -> [N].
+def side_votes(weights: np.ndarray) -> np.ndarray:
+    """How far left and right of eyes, brows and ears are exchanged: [N, 19, 19] -> [N, 3], 0..1.
 
-    Eyes, brows and ears get one vote each: of the pixels that both masks give to that part, the
-    share whose side (left/right) differs. One vote each, because ears have many times the pixels
-    of eyes and are easily confused in profile. 0 where no part is visible.
+    Of the pixels that mask and network both give to that part, the share whose side differs; NaN
+    where too few pixels are seen.
     """
     left, right = np.transpose(LEFT_RIGHT_PAIRS)
     same = weights[:, left, left] + weights[:, right, right]  # [N, 3]
     crossed = weights[:, left, right] + weights[:, right, left]
     both = same + crossed
-    votes = both > SEEN * weights.sum((1, 2))[:, None]
-    shares = np.where(votes, crossed / np.maximum(both, 1e-9), 0)
-    return shares.sum(1) / np.maximum(votes.sum(1), 1)
+    seen = both > SEEN * weights.sum((1, 2))[:, None]
+    return np.where(seen, crossed / np.maximum(both, 1e-9), np.nan)
+
+
+def surely_mirrored(weights: np.ndarray) -> np.ndarray:
+    """Masks to exchange without a look at them: weights [N, 19, 19] -> bool [N].
+
+    At least two parts of the face have most pixels on the other side, and eyes and brows do where
+    they are seen. An ear can be the second, but does not overrule them: of a profile's one ear the
+    network itself may be wrong.
+    """
+    votes = side_votes(weights)
+    crossed, contradicts = votes > 0.5, votes <= 0.5  # both False for NaN
+    return (crossed.sum(1) >= 2) & ~contradicts[:, :2].any(1)
+
+
+def mirrored_shares(weights: np.ndarray) -> np.ndarray:
+    """How far left and right are exchanged in each mask, 0..1: weights [N, 19, 19] -> [N].
+
+    The mean of the `side_votes`. One vote each, because ears have many times the pixels of eyes and
+    are easily confused in profile. 0 where no part is visible.
+    """
+    votes = side_votes(weights)
+    return np.nansum(votes, 1) / np.maximum((~np.isnan(votes)).sum(1), 1)
 
 
 def mislabelled_scores(confusions: np.ndarray, weights: np.ndarray) -> np.ndarray:

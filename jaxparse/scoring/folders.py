@@ -53,7 +53,8 @@ def score_folders(
 def _score_pair(pair: tuple[Path, Path], orders: tuple[str, str]) -> Counts:
     path, label_path = pair
     try:
-        prediction, label = map(read_label, pair, orders)
+        prediction = read_label(path, orders[0], "--prediction-order")
+        label = read_label(label_path, orders[1])
     except ValueError as error:
         raise PairError("unreadable or with other values", str(error)) from error
     if prediction.shape != label.shape:

@@ -24,7 +24,14 @@ from jaxparse.classes import NUM_CLASSES
 from jaxparse.data.folders import find_images
 from jaxparse.data.images import READ_ERRORS, Header, read_header
 from jaxparse.data.png import require_whole_png
-from jaxparse.files import atomic_path, brief, read_ahead, reason
+from jaxparse.files import (
+    FaultsError,
+    atomic_path,
+    brief,
+    read_ahead,
+    reason,
+    require_writable_file,
+)
 
 Format = Literal["server", "codabench"]
 CODE_FILES = ("solution/ckpt.pth", "solution/requirements.txt", "solution/run.py")
@@ -242,30 +249,39 @@ def require_sizes(images: Sequence[Path]) -> None:
 
 
 def write_submission(
-    masks: Path, images: Path | Sequence[Path], output: Path, format: Format
+    masks: Path,
+    images: Path | Sequence[Path],
+    output: Path,
+    format: Format,
+    solution: Path | None = None,
 ) -> list[str]:
     """Packs masks/STEM.png of every image, byte for byte; the same masks give the same zip.
 
-    Other files in `masks` are skipped. The zip is checked before it replaces `output`: raises
-    ValueError with a line per fault (the first 20) and keeps the old file. Returns warnings.
+    Other files in `masks` are skipped; those in `solution`, the code, go into solution/. The zip is
+    checked before it replaces `output`: raises ValueError with a line per fault (the first 20) and
+    keeps the old file. Returns warnings.
     """
     if output.suffix != ".zip":
         raise ValueError(f"{output} does not end in .zip; name the submission so")
+    require_writable_file(output)
     expected = mask_names(images)
     names = sorted(name for name in expected if (masks / name).is_file())
     if not names:
         example = min(expected, default="STEM.png")
         raise ValueError(f"{masks} holds no mask of the images; expected {example} …")
+    members = {f"{mask_folder(output, format)}/{name}": masks / name for name in names}
+    if solution:
+        code = sorted(path for path in solution.rglob("*") if path.is_file())
+        members |= {f"solution/{path.relative_to(solution).as_posix()}": path for path in code}
     with atomic_path(output) as temporary:
         with zipfile.ZipFile(temporary, "w") as archive:
-            for name in names:
-                entry = zipfile.ZipInfo(f"{mask_folder(output, format)}/{name}")  # of 1980, stored
+            for name, path in members.items():
+                entry = zipfile.ZipInfo(name)  # of 1980, stored
                 entry.create_system, entry.external_attr = 3, 0o100644 << 16  # rw-r--r--
-                archive.writestr(entry, (masks / name).read_bytes())
+                archive.writestr(entry, path.read_bytes())
         inspection = inspect_submission(temporary, images, format)
         if inspection.faults:
-            lines = fault_lines(inspection.faults)
-            raise ValueError("\n".join([f"{output} is not written:", *lines]))
+            raise FaultsError(f"{output} is not written:", fault_lines(inspection.faults))
     return inspection.warnings
 
 

@@ -22,8 +22,9 @@ from jaxparse.models import build_model, split_model
 from jaxparse.models.ops.resize import resize_logits
 from jaxparse.models.segmentor import normalise
 from jaxparse.parsing.network import highest_class
+from jaxparse.training.augment import augment, augments, picture_keys
 from jaxparse.training.loss_scale import LossScale, adjust, all_finite, initial_loss_scale
-from jaxparse.training.losses import cross_entropy
+from jaxparse.training.losses import total_loss
 from jaxparse.training.metrics import pixel_accuracy
 from jaxparse.training.optim import make_optimizer
 from jaxparse.weights.files import load_weights
@@ -110,8 +111,8 @@ def losses(
     model = nnx.view(model, deterministic=False, use_running_average=False, remat=config.remat)
     logits = model(image, nnx.Rngs(dropout=key))
     decode, auxiliary = (resize_logits(x, label.shape[1:3]) for x in logits)
-    decode_loss = cross_entropy(decode, label)
-    auxiliary_loss = config.auxiliary_weight * cross_entropy(auxiliary, label)
+    decode_loss = total_loss(decode, label, config)
+    auxiliary_loss = config.auxiliary_weight * total_loss(auxiliary, label, config)
     loss = decode_loss + auxiliary_loss
     accuracy = pixel_accuracy(highest_class(decode), label)
     metrics = StepMetrics(loss, decode_loss, auxiliary_loss, accuracy)
@@ -121,7 +122,12 @@ def losses(
 def gradients(
     graphdef: nnx.GraphDef, state: TrainState, batch: Batch, key: Array, config: Config
 ) -> tuple[dict[str, Any], StepMetrics, dict[str, Any]]:
-    """Gradients of the params, metrics and the new batch_stats, over one part of a batch."""
+    """Gradients of the params, metrics and the new batch_stats, over one part of a batch.
+
+    A batch with a `key` of each picture is augmented.
+    """
+    if "key" in batch:
+        batch = augment(batch, config)
     image, scale = normalise(batch["image"]), 1
     if config.precision != "float32":
         image = image.astype(config.precision)
@@ -177,13 +183,17 @@ def make_train_step(
     """The compiled step: (state, {image u8, label u8}) -> (state, metrics). Donates the state.
 
     In float16 a step whose gradients overflow changes nothing but the loss scale and the count.
-    Dropout draws from the seed folded with the step, so a resumed run is the uninterrupted one.
+    Dropout and augmentation draw from the seed folded with the step, so a resumed run is the
+    uninterrupted one.
     """
     graphdef, _, _ = split_model(config)
     optimizer = make_optimizer(config)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        if augments(config):
+            keys = picture_keys(config.seed, state.step, len(batch["label"]))
+            batch = batch | {"key": keys}
         grads, metrics, batch_stats = accumulated_gradients(graphdef, state, batch, key, config)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

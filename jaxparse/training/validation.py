@@ -30,6 +30,7 @@ from jaxparse.models.ops.resize import resize_logits
 from jaxparse.parsing.network import highest_class, make_logits_step, predict_label
 from jaxparse.parsing.overlay import contact_sheet
 from jaxparse.scoring.scores import Scores
+from jaxparse.training.averaging import EVALUATIONS, kept_evaluations
 from jaxparse.training.logs import MetricsLog
 from jaxparse.training.metrics import confusion_matrix
 from jaxparse.training.steps import TrainState
@@ -157,6 +158,7 @@ class Validation:
         try:
             if state.ema:
                 self.score(state.ema, step, "val_ema", BEST_EMA_WEIGHTS)
+            self.keep(weights, step)
             return self.score(weights, step, "val", BEST_WEIGHTS)
         except StoppedError:
             return None
@@ -170,7 +172,7 @@ class Validation:
         means = result.means()
         if self.log.is_main and means["mIoU"] > self.log.best(f"{name}/mIoU"):
             source = f"step {step} of {self.config.workdir}: {name} mIoU {100 * means['mIoU']:.2f}"
-            self.save_best(weights, file, source)
+            self.save(weights, file, source)
         if name == "val":
             # Written before the means, so that a reader who sees the means can rely on them.
             # Without the classes that do not occur: NaN is not valid JSON.
@@ -180,8 +182,18 @@ class Validation:
         cli.show(self.bar.console, evaluation_line(step, name, result))
         return result
 
-    def save_best(self, weights: dict[str, dict[str, Any]], file: str, source: str) -> None:
-        """Replaces the file of the best weights so far."""
+    def keep(self, weights: dict[str, dict[str, Any]], step: int) -> None:
+        """Adds the weights to the newest `keep_evaluations`; before the score, whose row in the log
+        says that all of this evaluation is on disk."""
+        count, workdir = self.config.keep_evaluations, self.config.workdir
+        if not (count and self.log.is_main):
+            return
+        self.save(weights, f"{EVALUATIONS}/{step}.safetensors", f"step {step} of {workdir}")
+        for path in kept_evaluations(workdir)[:-count]:
+            path.unlink()
+
+    def save(self, weights: dict[str, dict[str, Any]], file: str, source: str) -> None:
+        """Writes or replaces a weights file in the run's folder."""
         workdir = self.config.workdir
         arrays = flatten(weights["params"]) | flatten(weights["batch_stats"])
         with writing(file, workdir, "the previous one and the checkpoints are kept"):

@@ -20,9 +20,11 @@ from jaxparse.config import Config, config_from, load_experiment, read_config
 from jaxparse.files import atomic_path, brief, reason
 from jaxparse.models import split_model
 
-# In a run's folder: the weights of its best evaluation, and of the best of their moving average.
+# In a run's folder: the weights of its best evaluation, of the best of their moving average, and
+# their mean over the last evaluations.
 BEST_WEIGHTS = "best.safetensors"
 BEST_EMA_WEIGHTS = "best_ema.safetensors"
+AVERAGE_WEIGHTS = "average.safetensors"
 # The fields that decide the network's shapes.
 METADATA = {"network", "classes", "source", "fresh"}
 NETWORK_FIELDS = ("backbone", "head", "head_channels", "auxiliary_channels")

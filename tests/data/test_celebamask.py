@@ -57,6 +57,19 @@ def test_the_official_split_follows_the_mapping_to_celeba(tmp_path: Path) -> Non
     assert split == {"train": [1, 2, 4], "val": [3], "test": [0, 5]}
 
 
+def test_lists_with_a_byte_order_mark_or_from_kaggle(tmp_path: Path) -> None:
+    write_lists(tmp_path, [2, 0, 1])
+    expected = official_split(tmp_path)
+    for name in (MAPPING, PARTITION):
+        path = tmp_path / name
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert official_split(tmp_path) == expected
+    rows = (tmp_path / PARTITION).read_text("utf-8-sig").replace(" ", ",")
+    (tmp_path / PARTITION).unlink()
+    (tmp_path / PARTITION).with_suffix(".csv").write_text(f"image_id,partition\n{rows}")
+    assert official_split(tmp_path) == expected
+
+
 def test_the_official_split_of_a_whole_release_has_the_known_counts(lists: Path) -> None:
     split = official_split(lists)
     assert {name: len(numbers) for name, numbers in split.items()} == OFFICIAL_COUNTS

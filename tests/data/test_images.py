@@ -1,3 +1,4 @@
+import errno
 import struct
 import zlib
 from pathlib import Path
@@ -96,12 +97,19 @@ def test_truncated_image_is_refused(tmp_path: Path, suffix: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + 20 * b"x"])
-def test_a_file_that_is_not_a_picture_is_refused(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "empty"),
+        (b"no picture", "convert"),
+        (b"\x89PNG\r\n\x1a\n" + 20 * b"x", "cannot read"),
+    ],
+)
+def test_a_file_that_is_not_a_picture_is_refused(tmp_path: Path, content: bytes, what: str) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(content)
     for read in (read_image, read_label, read_header):
-        with refuses("cannot read", path):
+        with refuses(what, path):
             read(path)
 
 
@@ -130,8 +138,7 @@ def test_a_mask_is_read_in_the_order_in_which_it_was_written(tmp_path: Path) -> 
         values = np.asarray(picture)
     assert values[0, 4] == 4 and values[0, 2] == 10  # left_eye and nose there
     np.testing.assert_array_equal(read_label(tmp_path / "a.png", "zllrunning"), all_classes())
-    flags = "--label-order zllrunning", "--prediction-order zllrunning"
-    with refuses(tmp_path / "a.png", "official", *flags):
+    with refuses(tmp_path / "a.png", "official", "--label-order zllrunning"):
         read_label(tmp_path / "a.png")
 
 
@@ -157,6 +164,13 @@ def test_foreign_colour_is_refused(tmp_path: Path, colour: tuple[int, int, int])
     colours[2, 3] = colour
     Image.fromarray(colours).save(tmp_path / "a.png")
     with refuses("a.png", colour, "0..18"):
+        read_label(tmp_path / "a.png")
+
+
+def test_colours_of_a_known_tool_are_named(tmp_path: Path) -> None:
+    colours = np.array([(0, 0, 0), (255, 85, 0), (0, 170, 255)], np.uint8)
+    Image.fromarray(colours[np.eye(3, dtype=int)]).save(tmp_path / "a.png")
+    with refuses("a.png", "zllrunning", "--label-order"):
         read_label(tmp_path / "a.png")
 
 
@@ -188,6 +202,26 @@ def test_jpeg_is_written_nearly_without_loss(tmp_path: Path) -> None:
     write_image(tmp_path / "deep" / "a.jpg", ramp)
     read = np.asarray(read_image(tmp_path / "deep" / "a.jpg")).astype(int)
     assert np.abs(read - ramp).max() <= 4
+
+
+def test_too_many_pixels_names_limit_and_flag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    write_image(path, np.zeros((40, 50, 3), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 999)  # Pillow refuses twice as many
+    for read in (read_image, read_header):
+        with refuses(path, "megapixels", "--size-limit"):
+            read(path)
+
+
+def test_a_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", deny)
+    with refuses(tmp_path / "a.png", "permissions"):
+        read_image(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("bits", [2, 4])

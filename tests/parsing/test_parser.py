@@ -68,6 +68,12 @@ def test_a_mirrored_picture_gives_the_mirrored_mask(
     assert differs.any()  # it is the flip's doing
 
 
+@pytest.mark.parametrize("size", [(1, 1500), (3, 100), (64, 24_000)])
+def test_thin_pictures_do_not_fill_the_memory(size: tuple[int, int], make_parser: Callable) -> None:
+    with refuses(f"{size[1]}x{size[0]}", "--window"):
+        make_parser(window=64).prepare(np.zeros((*size, 3), np.uint8))
+
+
 def test_large_pictures_are_cut_into_windows(nano: Nano, make_parser: Callable) -> None:
     image = face(5, (64, 112))
     result = make_parser(window=64, stride=48)(image)

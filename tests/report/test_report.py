@@ -10,8 +10,10 @@ import pytest
 
 from jaxparse import cli
 from jaxparse.classes import MIRRORED, NAMES
+from jaxparse.data.mirrored import read_names, write_names
 from jaxparse.parsing.parser import NO_TEST_TIME, TestTime
-from jaxparse.report.__main__ import describe, main
+from jaxparse.report import __main__ as report_module
+from jaxparse.report.__main__ import MIRRORED_LIST, describe, main
 from jaxparse.scoring.counts import total
 from jaxparse.scoring.scores import Scores, joined_scores, mean_ious
 from jaxparse.weights.files import BEST_WEIGHTS, flatten
@@ -22,6 +24,7 @@ from tests.report.known import (
     GUESSED,
     MIRRORED_MASKS,
     WRONG_MASK,
+    StubParser,
     counted,
     name,
     rows,
@@ -101,6 +104,20 @@ def test_wrong_masks_are_suspected(page: str) -> None:
         confusion = counted()[index].confusion
         brows = confusion[6, 7] + confusion[7, 6], confusion[6:8, 6:8].sum()
         assert table[name(index)][1] == "{:,} of {:,}".format(*brows)
+
+
+def test_mirrored_masks_are_listed_as_they_are_on_disk(
+    page: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = run / MIRRORED_LIST
+    assert read_names(listed) == {name(index) for index in MIRRORED_MASKS}
+    wrong = tmp_path / "list.txt"
+    write_names(wrong, {name(MIRRORED_MASKS[0]), name(0)})
+    monkeypatch.setattr(report_module, "Parser", StubParser)
+    report_module.report(str(run), mirrored_masks=str(wrong), output=tmp_path / "again.html")
+    assert (tmp_path / MIRRORED_LIST).read_text() == listed.read_text()
+    mirrored = section((tmp_path / "again.html").read_text(encoding="utf-8"), "Mirrored masks")
+    assert sorted(shown(mirrored)) == [0, MIRRORED_MASKS[1]]
 
 
 def test_recipe_and_parameters(page: str, nano: Nano) -> None:

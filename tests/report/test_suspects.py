@@ -4,7 +4,12 @@ import pytest
 from jaxparse.classes import MIRRORED
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.report.__main__ import MIRRORED_FROM
-from jaxparse.report.suspects import mirrored_shares, mislabelled_scores, weigh
+from jaxparse.report.suspects import (
+    mirrored_shares,
+    mislabelled_scores,
+    surely_mirrored,
+    weigh,
+)
 from jaxparse.scoring.counts import count
 
 
@@ -40,12 +45,27 @@ def test_each_part_of_the_face_votes_on_mirroring() -> None:
     np.testing.assert_allclose(shares, [0, (3 / 4 + 2) / 3, 1 / 3, 0])
 
 
+def test_only_masks_of_which_two_parts_are_exchanged_are_surely_mirrored() -> None:
+    plain, mirrored, eyes_right, profile, two, ear = matrices = np.zeros((6, 19, 19))
+    for matrix in matrices:
+        matrix[1, 1] = 1000
+    plain[range(4, 10), range(4, 10)] = 10
+    mirrored[range(4, 10), MIRRORED[4:10]] = 10
+    mirrored[4, 4] = 9  # of the eyes 20 of 29 are exchanged
+    eyes_right[[4, 5, 6, 7, 8, 9], [4, 5, 7, 6, 9, 8]] = 10
+    profile[8, 9] = 500
+    two[[6, 8], [7, 9]] = 10
+    ear[[4, 6, 8], [5, 7, 8]] = 10, 10, 500
+    assert surely_mirrored(matrices).tolist() == [False, True, False, False, True, True]
+
+
 def test_drawn_faces_with_left_and_right_exchanged_are_found() -> None:
     labels = [face(index) for index in range(12)]
     weights = [weighed(label, np.roll(label, 1, axis=1)) for label in labels]
     weights += [weighed(MIRRORED[x].astype(np.uint8), np.roll(x, 1, axis=1)) for x in labels]
     shares = mirrored_shares(np.stack(weights))
     assert ((shares > MIRRORED_FROM) == np.repeat([False, True], 12)).all()
+    assert (surely_mirrored(np.stack(weights)) == np.repeat([False, True], 12)).all()
 
 
 def test_a_wrong_mask_is_more_suspicious_than_what_is_usually_wrong() -> None:

@@ -122,9 +122,9 @@ def test_breaking_off_leaves_the_other_pairs(
 ) -> None:
     labels_read = []
 
-    def noted(path: Path, order: str) -> np.ndarray:
+    def noted(path: Path, *order: str) -> np.ndarray:
         labels_read.append(path)
-        return read_label(path, order)
+        return read_label(path, *order)
 
     def stop(items: Iterator, total: int) -> Iterator:
         yield next(items)

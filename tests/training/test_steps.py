@@ -1,10 +1,16 @@
 from dataclasses import replace
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import Array
 
-from jaxparse.devices import make_mesh
+from jaxparse.config import Config
+from jaxparse.devices import PyTree, make_mesh
+from jaxparse.models import split_model
+from jaxparse.training import steps
 from jaxparse.training.steps import init_state, start_state
 from jaxparse.weights.files import flatten, save_weights
 from tests.runs import CONFIG
@@ -25,3 +31,26 @@ def test_starts_from_the_weights_of_a_backbone_or_a_segmentor(whole: bool, tmp_p
     for name, array in (flatten(state.params) | flatten(state.batch_stats)).items():
         np.testing.assert_array_equal(averages[name], array)
         assert averages[name].unsafe_buffer_pointer() != array.unsafe_buffer_pointer()
+
+
+def test_both_heads_have_the_loss_of_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the label's size, and the auxiliary head's by its weight."""
+    config, shapes = replace(CONFIG, lovasz_weight=2.0, auxiliary_weight=0.25), []
+
+    def two(logits: Array, label: Array, config: Config) -> Array:
+        shapes.append((logits.shape, label.shape))
+        return jnp.float32(config.lovasz_weight)
+
+    monkeypatch.setattr(steps, "total_loss", two)
+    image, label = jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 64, 64), jnp.uint8)
+
+    @jax.jit  # which leaves the network out
+    def parts(params: PyTree, batch_stats: PyTree) -> tuple[Array, ...]:
+        args = (graphdef, params, batch_stats, image, label, jax.random.key(0), config)
+        total, (metrics, _) = steps.losses(*args)
+        return total, metrics.loss, metrics.decode_loss, metrics.auxiliary_loss
+
+    graphdef, *trees = split_model(config)
+    trees = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), trees)
+    assert [float(part) for part in parts(*trees)] == [2.5, 2.5, 2, 0.5]
+    assert shapes == [((1, 19, 64, 64), (1, 64, 64))] * 2
