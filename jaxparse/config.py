@@ -218,8 +218,8 @@ class Config:
             )
 
 
-LARGEST = sys.float_info.max  # an int beyond it is below infinity and is no float
 LOSS_WEIGHTS = ("cross_entropy_weight", "lovasz_weight", "dice_weight", "focal_weight")
+LARGEST = sys.float_info.max  # an int beyond it is below infinity and is no float
 
 # Fields, what their values must be, and that in words. NaN is in no range.
 RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
@@ -244,16 +244,16 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         "finite and at least 0",
     ),
     (
-        ("warmup_steps", "ohem_min_kept", "keep_evaluations"),
-        lambda value: 0 <= value < 2**31,
-        "at least 0 and at most 2147483647",
-    ),
-    (
         ("mirror_probability", "rotation_probability", "grey_probability", "blur_probability")
         + ("cutout_probability", "cutout_size", "translation", "contrast", "saturation")
         + ("repeat_threshold",),
         lambda value: 0 <= value <= 1,
         "in 0..1",
+    ),
+    (
+        ("warmup_steps", "ohem_min_kept", "keep_evaluations"),
+        lambda value: 0 <= value < 2**31,
+        "at least 0 and at most 2147483647",
     ),
     (("rotation_degrees", "hue"), lambda value: 0 <= value <= 180, "in 0..180"),
     (("brightness",), lambda value: 0 <= value <= 255, "in 0..255"),
