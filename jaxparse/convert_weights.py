@@ -196,7 +196,11 @@ def halve_weights(exp: str, weights: str, output: Path | None = None) -> None:
     arrays, metadata = read_weights(path)
     load_weights(path, config, *split_model(config)[1:])  # raises if they are of another network
     output = output or Path(f"weights/{Path(exp).stem}_16bit.safetensors")
-    save_weights(output, arrays, config, f"{metadata['source']}, in 16 bits", dtype=np.float16)
+    with np.errstate(over="ignore"):
+        halves = {name: array.astype(np.float16) for name, array in arrays.items()}
+    if large := [name for name, half in halves.items() if not np.isfinite(half).all()]:
+        raise ValueError(f"{path} holds values in {large[0]} that are too large for 16 bits")
+    save_weights(output, halves, config, f"{metadata['source']}, in 16 bits")
     print(f"wrote {output}: {output.stat().st_size / 1e6:.1f} MB")
 
 

@@ -133,14 +133,14 @@ def writing(what: str, folder: str | Path, kept: str) -> Iterator[None]:
 
 
 def brief(value: object) -> str:
-    """What a file or a flag holds, for a message: one line of at most 80 characters.
+    """What a file or a flag holds, for a message: one line of at most 120 characters.
 
     Control characters are escaped: a terminal would obey them.
     """
     text = str(value)
     if not text.isprintable():
-        text = text[:80].encode("unicode_escape").decode()
-    return text if len(text) <= 80 else f"{text[:80]}…"
+        text = text[:120].encode("unicode_escape").decode()
+    return text if len(text) <= 120 else f"{text[:120]}…"
 
 
 def reason(error: BaseException) -> str:

@@ -97,7 +97,16 @@ RECIPES = {
     "psanet_r50_80k": PSANET | R50,
     "psanet_r101_80k": PSANET | R101,
 }
-OWN = {"quickstart", "swin_nano"}
+OWN = {"quickstart", "swin_nano", "tiny"}
+PLUS = {
+    "swin_t_plus": "swin_t",
+    "swin_b_plus": "swin_b",
+    "swin_b_plus_in22k": "swin_b",
+    "deeplabv3plus_r50_plus": "deeplabv3plus_r50_40k",
+}
+CHANGED = {"workdir", "steps", "eval_every", "init_weights", "ema_decay"}
+CHANGED |= {"class_weights", "lovasz_weight", "mirror_probability", "rotation_probability"}
+CHANGED |= {"scale_max", "brightness", "contrast", "saturation", "hue"}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -106,7 +115,18 @@ def test_recipe_of_the_original_runs(name: str) -> None:
 
 
 def test_every_experiment_has_a_recipe() -> None:
-    assert {path.stem for path in FILES} == RECIPES.keys() | OWN
+    assert {path.stem for path in FILES} == RECIPES.keys() | OWN | PLUS.keys()
+
+
+@pytest.mark.parametrize("name", PLUS)
+def test_plus_differs_from_its_recipe_only_in_the_ingredients(name: str) -> None:
+    plus, original = map(load_experiment, (name, PLUS[name]))
+    fields = {f.name for f in dataclasses.fields(Config)}
+    changed = {f for f in fields if getattr(plus, f) != getattr(original, f)}
+    assert CHANGED - {"init_weights", "steps", "eval_every"} <= changed <= CHANGED
+    assert plus.steps % plus.eval_every == 0
+    # As much weight as public runs found best, for classes and for Lovász.
+    assert (plus.lovasz_weight, plus.class_weights[15:17]) == (2, (1.5, 2))
 
 
 def test_flags_override_the_experiment() -> None:

@@ -35,6 +35,11 @@ def test_way_back_has_every_key_and_shape_of_mmseg(file: str) -> None:
     assert {key: list(array.shape) for key, array in back.items()} == shapes
 
 
+def test_backbones_of_our_own_have_no_way_back() -> None:
+    with refuses("resnet_slim", "mmseg"):
+        to_mmseg({}, load_experiment("tiny"))
+
+
 def numbered(shapes: dict[str, tuple[int, ...]], start: int) -> StateDict:
     """Arrays of whole numbers, no two the same within one."""
     return {

@@ -84,5 +84,5 @@ def test_outputs_that_cannot_be_written_are_known_before_the_work(tmp_path: Path
 def test_brief_is_one_short_line() -> None:
     assert brief("swin_b") == "swin_b" and brief(3.5) == "3.5" and brief("Gesicht_ä") == "Gesicht_ä"
     assert brief("a\nb\x1b[31m") == r"a\nb\x1b[31m"
-    assert brief("x" * 5000) == "x" * 80 + "…" and len(brief("\0" * 5000)) == 81
+    assert brief("x" * 5000) == "x" * 120 + "…" and len(brief("\0" * 5000)) == 121
     assert reason(ValueError("no \x07 bell")) == r"no \x07 bell"

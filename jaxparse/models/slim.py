@@ -19,7 +19,7 @@ class BasicBlock(Block):
         self.bn1 = BatchNorm(channels)
         self.conv2 = Conv(channels, channels, 3, rngs=rngs)
         self.bn2 = BatchNorm(channels, scale=0)  # from scratch a block starts as the identity
-        if in_channels != channels:
+        if stride > 1 or in_channels != channels:
             self.downsample = nnx.List(
                 [Conv(in_channels, channels, 1, rngs=rngs, stride=stride), BatchNorm(channels)]
             )

@@ -67,12 +67,10 @@ def save_weights(
     config: Config,
     origin: str,
     fresh: Iterable[str] = (),
-    dtype: type[np.floating] = np.float32,
 ) -> None:
-    """Writes arrays by dotted name as `dtype`, with the network and their `origin` as metadata.
+    """Writes arrays by dotted name, with the network and their `origin` as metadata.
 
-    Files of float16 have half the size; the arrays are float32 again when they are read. Raises
-    ValueError if a value has no place in `dtype`.
+    They are float32, or float16 for a file of half the size; read again they are float32.
 
     `fresh` are prefixes of parameters that the file lacks and that keep their random
     initialisation. A backbone-only file says nothing about heads and fits any of them.
@@ -80,7 +78,7 @@ def save_weights(
     is_backbone = all(name.startswith("backbone.") for name in arrays)
     fields = NETWORK_FIELDS[:1] if is_backbone else NETWORK_FIELDS
     size = {} if is_backbone else {"image_size": config.image_size}
-    arrays = {name: _as_type(path, name, array, dtype) for name, array in arrays.items()}
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     metadata = {
         "format": "jaxparse",
         "network": json.dumps({name: getattr(config, name) for name in fields} | size),
@@ -95,18 +93,6 @@ def save_weights(
     content = save(arrays, metadata)
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
-
-
-def _as_type(
-    path: str | Path, name: str, array: np.ndarray, dtype: type[np.floating]
-) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        cast = np.ascontiguousarray(array, dtype)
-    if np.isinf(cast).any() and np.isfinite(array).all():
-        raise ValueError(
-            f"{path} cannot hold {name} in {np.dtype(dtype)}; its values are too large"
-        )
-    return cast
 
 
 def kind_of_file(path: str | Path) -> Literal["safetensors", "torch"] | None:

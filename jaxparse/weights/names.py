@@ -143,9 +143,11 @@ def recognise(path: str | Path, names: Mapping[str, Any]) -> Naming:
 
 
 def mmseg_naming(backbone: str) -> Naming:
-    """mmsegmentation's names for a segmentor with this backbone."""
+    """mmsegmentation's names for a segmentor with this backbone. Raises ValueError for others."""
     if backbone in swin.SIZES:
         return MMSEG_SWIN
+    if backbone not in resnet.SIZES:
+        raise ValueError(f"mmsegmentation has no backbone {backbone}; --to mmseg cannot write it")
     return MMSEG_RESNET_V1C if resnet.SIZES[backbone].deep_stem else MMSEG_RESNET
 
 

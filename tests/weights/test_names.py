@@ -8,6 +8,7 @@ from jaxparse.models import BACKBONES
 from jaxparse.weights.names import (
     NAMINGS,
     TIMM_WEIGHTS,
+    default_weights,
     from_unfold_order,
     recognise,
     rename,
@@ -39,9 +40,16 @@ def test_names_of_timm(name: str, full: str | None) -> None:
     assert timm_name(name) == full
 
 
-def test_every_backbone_but_nano_has_weights() -> None:
+def test_every_backbone_but_the_small_ones_has_weights() -> None:
     # BACKBONES holds the networks of the package, without that of the tests.
-    assert TIMM_WEIGHTS.keys() == set(BACKBONES) - {"swin_nano", "mini"}
+    assert TIMM_WEIGHTS.keys() == set(BACKBONES) - {"swin_nano", "resnet_slim", "mini"}
+
+
+def test_weights_that_an_experiment_starts_from() -> None:
+    names = ("swin_b", "swin_b_plus", "swin_b_plus_in22k", "tiny")
+    found = [default_weights(load_experiment(name)) for name in names]
+    model = "swin_base_patch4_window7_224"
+    assert found == [f"{model}.ms_in1k", f"{model}.ms_in1k", f"{model}.ms_in22k", None]
 
 
 @pytest.mark.parametrize(
