@@ -263,7 +263,7 @@ def test_files_that_become_unreadable(tmp_path: Path, monkeypatch: pytest.Monkey
 
     def spoil(state: TrainState) -> TrainState:
         for path in bad:
-            path.write_bytes(b"gone")
+            path.write_bytes(b"\x89PNG\r\n\x1a\n" + 20 * b"x")
         return state
 
     before_step(monkeypatch, 1, spoil)
