@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import tyro
 
-from jaxparse import cli
+from jaxparse import cli, interrupts
 from jaxparse.data.folders import find_images
 from jaxparse.parsing.parser import NO_TEST_TIME, TestTime
 from jaxparse.parsing.solution import (
@@ -101,6 +101,7 @@ def solution(
 
 def main() -> int:
     """Command line: `check`, `pack` or `solution`."""
+    interrupts.raise_again()
     commands = {"check": check, "pack": pack, "solution": solution}
     return tyro.extras.subcommand_cli_from_dict(commands, prog=cli.prog("submission"))
 

@@ -103,9 +103,26 @@ def test_interrupted_while_it_starts(words: list[str], tmp_path: Path) -> None:
 def test_commands_can_be_interrupted_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(sys, "argv", ["data"])
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # to be put back
     interrupts.exit_at_once()
     assert signal.getsignal(signal.SIGINT) != before
     assert command(lambda: signal.getsignal(signal.SIGINT) == before, "data")
+
+
+def test_interrupted_while_garbage_is_collected() -> None:
+    code = """
+import gc, os, signal, time
+from jaxparse import cli, interrupts
+def main():
+    interrupts.exit_at_once()
+    interrupts.raise_again()
+    gc.callbacks.append(lambda *_: gc.callbacks.clear() or os.kill(os.getpid(), signal.SIGINT))
+    gc.collect()
+    time.sleep(20)
+cli.run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
 def test_warnings_name_the_file_that_is_read(
