@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxparse import cli, evaluate
+from jaxparse.classes import exchange_sides
 from jaxparse.data.masks import read_label, write_mask
 from jaxparse.parsing.parser import Parser, TestTime
 from jaxparse.scoring.counts import Counts, count, total
@@ -127,6 +128,16 @@ def test_other_label_orders_are_read_suspected_and_refused(
     code, written, printed = command(*both)
     assert code == 0 and written["mIoU"] < official["mIoU"]
     assert "--prediction-order zllrunning" in printed
+
+
+def test_exchanged_sides_are_suspected(command: Callable, data_dir: Path, masks: Path) -> None:
+    labels = data_dir / "val" / "masks"
+    for path in masks.iterdir():  # all right but for the sides; the labels' ignored pixels as skin
+        label = read_label(labels / path.name)
+        write_mask(path, np.where(label == 255, 1, exchange_sides(label)).astype(np.uint8))
+    code, written, printed = command("--predictions", masks, "--labels", labels)
+    assert code == 0 and written["left_right_joined"]["mIoU"] == 100 > written["mIoU"]
+    assert "warning: left and right look exchanged" in printed and "order" not in printed
 
 
 def test_a_networks_labels_in_another_order(
