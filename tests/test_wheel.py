@@ -81,7 +81,7 @@ def test_pyproject_lists_every_package() -> None:
 
 
 @pytest.mark.full
-def test_the_wheel_holds_experiments_licence_and_type_marker(
+def test_the_wheel_holds_experiments_weights_licence_and_type_marker(
     environment: Path, tmp_path: Path
 ) -> None:
     code = """
@@ -94,15 +94,16 @@ print(json.dumps([
     jaxparse.__file__,
     sorted(file.name for file in files if file.name.endswith(".py")),
     resources.files("jaxparse").joinpath("py.typed").is_file(),
+    resources.files("jaxparse.weights").joinpath("tiny.safetensors").is_file(),
     metadata["License-Expression"],
     metadata.get_all("License-File"),
 ]))
 """
     printed = run(environment / "bin/python", "-c", code, cwd=tmp_path)
-    file, experiments, is_typed, licence, licence_files = json.loads(printed)
+    file, experiments, is_typed, has_weights, licence, licence_files = json.loads(printed)
     assert Path(file).is_relative_to(environment)
     assert experiments == sorted(path.name for path in (ROOT / "experiments").glob("*.py"))
-    assert is_typed
+    assert is_typed and has_weights
     assert (licence, licence_files) == ("Apache-2.0", ["LICENSE"])
 
 
