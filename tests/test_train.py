@@ -133,6 +133,7 @@ def test_non_finite_loss_names_the_step_and_keeps_the_checkpoint(
     assert [row["step"] for row in rows(config, "train/")] == [3]
 
 
+@pytest.mark.full
 def test_average_of_the_weights_is_evaluated_and_saved_beside_them(tmp_path: Path) -> None:
     config = replace(CONFIG, ema_decay=0.5, workdir=str(tmp_path / "run"))
     code, screen = run(config)

@@ -98,6 +98,7 @@ def require_close_losses(ours: Training, theirs: Training, precision: str) -> No
     assert distance.max() > 0  # the type is in use
 
 
+@pytest.mark.full
 def test_bfloat16_learns_as_float32(bfloat16: Training, float32: Training) -> None:
     require_close_losses(bfloat16, float32, "bfloat16")
 
@@ -120,6 +121,7 @@ def test_a_hundred_steps_reach_the_same_loss(precision: str) -> None:
     assert ends[1] == pytest.approx(ends[0], rel=0.05)
 
 
+@pytest.mark.full
 def test_weights_and_state_stay_float32(bfloat16: Training) -> None:
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(bfloat16.state)}
     assert dtypes == {jnp.dtype("float32"), jnp.dtype("int32")}
@@ -264,6 +266,7 @@ def test_every_block_is_recomputed(name: str, blocks: int) -> None:
     assert len(traced_products(replace(config, remat=True))) >= plain + 3 * blocks
 
 
+@pytest.mark.full
 def test_parts_of_a_batch_give_the_gradient_of_the_whole_without_batch_norm(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
