@@ -218,6 +218,10 @@ def _initialize(processes: Processes) -> None:
         jax.distributed.initialize(**address, heartbeat_timeout_seconds=heartbeat)
     except RuntimeError as error:
         raise ValueError(f"could not meet the other processes: {error}") from error
+    if jax.default_backend() == "cpu":
+        # Read from the cache, a step runs its collectives in another order than one just compiled,
+        # and gloo mixes up their messages.
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 @contextmanager
