@@ -4,17 +4,16 @@ import argparse
 import dataclasses
 import json
 import runpy
-import sys
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar
 
 from jaxparse import interrupts
-from jaxparse.classes import NUM_CLASSES, LabelOrder
-from jaxparse.files import atomic_path, brief, reason
+from jaxparse.classes import LabelOrder
+from jaxparse.fields import LOSS_WEIGHTS, require_fields
+from jaxparse.files import atomic_path, brief, read_json, reason
 
 SYNTHETIC = "synthetic"  # the data_dir of the built-in drawn faces
 
@@ -192,14 +191,7 @@ class Config:
     """Folder of the run: config.json, metrics.jsonl, checkpoints; default runs/EXPERIMENT."""
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(Config).items():
-            _require_type(name, getattr(self, name), hint)
-        for names, is_valid, expected in RANGES:
-            for name in names:
-                if not is_valid(getattr(self, name)):
-                    raise ValueError(
-                        f"{name} is {brief(getattr(self, name))}; it must be {expected}"
-                    )
+        require_fields(self)
         if self.batch_size % self.accumulate_steps:
             raise ValueError(
                 f"batch_size is {self.batch_size}, which is not a multiple of accumulate_steps "
@@ -216,78 +208,6 @@ class Config:
             raise ValueError(
                 f"scale_min is {self.scale_min}, above scale_max ({self.scale_max}); give both"
             )
-
-
-LOSS_WEIGHTS = ("cross_entropy_weight", "lovasz_weight", "dice_weight", "focal_weight")
-LARGEST = sys.float_info.max  # an int beyond it is below infinity and is no float
-
-# Fields, what their values must be, and that in words. NaN is in no range.
-RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
-    (
-        ("synthetic_train_count", "synthetic_val_count", "image_size", "batch_size")
-        + ("num_workers", "head_channels", "auxiliary_channels", "accumulate_steps", "steps")
-        + ("eval_every", "log_every", "boundary_width", "lovasz_stride"),
-        lambda value: 1 <= value < 2**31,  # steps are int32 on the device
-        "at least 1 and at most 2147483647",
-    ),
-    (
-        ("drop_path_rate", "dropout_rate", "ema_decay", "momentum", "label_smoothing")
-        + ("ohem_threshold",),
-        lambda value: 0 <= value < 1,
-        "in [0, 1)",
-    ),
-    (
-        ("auxiliary_weight", "min_learning_rate", "poly_power", "weight_decay")
-        + LOSS_WEIGHTS
-        + ("boundary_weight",),
-        lambda value: 0 <= value <= LARGEST,
-        "finite and at least 0",
-    ),
-    (
-        ("mirror_probability", "rotation_probability", "grey_probability", "blur_probability")
-        + ("cutout_probability", "cutout_size", "translation", "contrast", "saturation")
-        + ("repeat_threshold",),
-        lambda value: 0 <= value <= 1,
-        "in 0..1",
-    ),
-    (
-        ("warmup_steps", "ohem_min_kept", "keep_evaluations"),
-        lambda value: 0 <= value < 2**31,
-        "at least 0 and at most 2147483647",
-    ),
-    (("rotation_degrees", "hue"), lambda value: 0 <= value <= 180, "in 0..180"),
-    (("brightness",), lambda value: 0 <= value <= 255, "in 0..255"),
-    (("scale_min", "scale_max"), lambda value: 0.1 <= value <= 10, "in 0.1..10"),
-    (("blur_sigma",), lambda value: 0 < value <= 10, "above 0 and at most 10"),
-    (("learning_rate",), lambda value: 0 < value <= LARGEST, "finite and above 0"),
-    (("seed",), lambda value: 0 <= value < 2**32, "in 0..4294967295"),
-    (
-        ("class_weights",),
-        lambda value: (
-            not value
-            or (len(value) == NUM_CLASSES and all(0 <= w <= LARGEST for w in value) and any(value))
-        ),
-        f"empty or {NUM_CLASSES} finite numbers of at least 0, not all 0",
-    ),
-)
-
-
-def _require_type(name: str, value: object, hint: object) -> None:
-    """Raises ValueError unless the value is of the field's type; an int is also a float."""
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            choices = ", ".join(get_args(hint))
-            raise ValueError(f"{name} is {brief(value)}; it must be one of: {choices}")
-        return
-    if get_origin(hint) is tuple:
-        if not isinstance(value, tuple):
-            raise ValueError(f"{name} is {value!r}; it must be a tuple")
-        for index, item in enumerate(value):
-            _require_type(f"{name}[{index}]", item, get_args(hint)[0])
-        return
-    types = (int, float) if hint is float else (hint,)
-    if not isinstance(value, types) or (isinstance(value, bool) and hint is not bool):
-        raise ValueError(f"{name} is {brief(repr(value))}; it must be of type {hint.__name__}")
 
 
 def config_from(fields: object, path: str | Path) -> Config:
@@ -389,11 +309,7 @@ def read_config(workdir: str | Path) -> Config:
         raise ValueError(
             f"{workdir} is not a run folder (no config.json); give one that jaxparse.train made"
         )
-    try:
-        fields = json.loads(path.read_text())
-    except (RecursionError, ValueError) as error:  # ValueError: also of numbers of 4300 digits
-        raise ValueError(f"{path} is not JSON: {reason(error)}") from error
-    return config_from(fields, path)
+    return config_from(read_json(path), path)
 
 
 def override(config: Config, given: dict[str, Any]) -> Config:

@@ -1,6 +1,7 @@
 """Atomic writes, run locks, failed writes, what is being read, reading ahead in threads."""
 
 import fcntl
+import json
 import logging
 import os
 import re
@@ -12,9 +13,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TypeVar
+from typing import Any, TypeVar
 
-WRITTEN = "config|metrics|best|best_ema|examples|mask_classes"  # stems of a run's own files
+WRITTEN = "config|metrics|best|best_ema|data|examples|mask_classes"  # stems of a run's own files
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -31,6 +32,14 @@ def reading(path: Path) -> Iterator[None]:
         yield
     finally:
         being_read.reset(token)
+
+
+def read_json(path: Path, fix: str = "") -> Any:  # noqa: ANN401
+    """What the file holds. Raises ValueError, which ends in `fix`, if that is not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except (RecursionError, ValueError) as error:  # ValueError: also of numbers of 4300 digits
+        raise ValueError(f"{path} is not JSON ({reason(error)}){fix and f'; {fix}'}") from error
 
 
 class FaultsError(ValueError):

@@ -1,11 +1,12 @@
 import dataclasses
 import json
+from importlib import resources
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
 
-from jaxparse import config as config_module
+from jaxparse import fields
 from jaxparse.config import (
     RESUMABLE_FIELDS,
     Config,
@@ -271,12 +272,12 @@ def test_a_checkout_that_is_not_installed_has_its_own_experiments(
         raise ModuleNotFoundError(name)
 
     monkeypatch.chdir(EXPERIMENTS.parent)
-    monkeypatch.setattr(config_module.resources, "files", missing)
+    monkeypatch.setattr(resources, "files", missing)
     assert load_experiment("swin_b").backbone == "swin_b"
 
 
 def test_every_number_has_a_range() -> None:
-    ranged = [name for names, _, _ in config_module.RANGES for name in names]
+    ranged = [name for names, _, _ in fields.RANGES for name in names]
     hints = get_type_hints(Config)
     numbers = (int, float, tuple[float, ...])
     assert sorted(ranged) == sorted(name for name, hint in hints.items() if hint in numbers)

@@ -7,10 +7,10 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "jaxparse"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-GROUND = ("classes", "config", "files", "cli", "interrupts", "devices")
+GROUND = ("classes", "config", "fields", "files", "cli", "interrupts", "devices")
 # Lower rooms first; a module may import its own room and those below.
 ROOMS = (GROUND, ("data", "models"), ("weights", "scoring"), ("parsing",), ("training",))
-WITHOUT_JAX = ("classes", "config", "files", "cli", "interrupts", "data", "scoring")
+WITHOUT_JAX = ("classes", "config", "fields", "files", "cli", "interrupts", "data", "scoring")
 LATE = ("torch", "timm", "transformers", "tensorflow", "grain", "tyro")
 
 
