@@ -8,7 +8,7 @@ from typing import Any
 from jaxparse.config import DATA_PATHS, SYNTHETIC, Config, read_config
 from jaxparse.data.folders import match_names
 from jaxparse.data.mirrored import SPLITS, mirrored_masks
-from jaxparse.files import atomic_path, reason
+from jaxparse.files import atomic_path, read_json
 
 IDENTITY = "data.json"  # in a run's folder
 
@@ -16,8 +16,11 @@ IDENTITY = "data.json"  # in a run's folder
 def data_identity(config: Config) -> dict[str, Any]:
     """Per split the number of pictures and a checksum of their names and sizes in bytes.
 
-    Masks count by name only, so that they can be mended, and by whether they are exchanged.
+    Masks count by name only, so that they can be mended, and by whether they are exchanged. Drawn
+    faces have none: their counts are fields of Config.
     """
+    if config.data_dir == SYNTHETIC:
+        return {}
     mirrored, identity = mirrored_masks(config), {}
     for split in SPLITS:
         images = [image for image, _ in match_names(config.data_dir, split)[0]]
@@ -40,15 +43,11 @@ def require_same_data(config: Config) -> None:
         Path(getattr(theirs, name)).resolve() == Path(getattr(config, name)).resolve()
         for name in DATA_PATHS
     )
-    if not path.is_file():
-        same = same_paths
+    if path.is_file():
+        fix = f"delete it to resume with {config.data_dir}"
+        same = read_json(path, fix) == data_identity(config)
     else:
-        try:
-            same = json.loads(path.read_text()) == data_identity(config)
-        except ValueError as error:
-            raise ValueError(
-                f"{path} is not JSON ({reason(error)}); delete it to resume with {config.data_dir}"
-            ) from error
+        same = same_paths
     if not same:
         raise ValueError(
             f"{config.data_dir} does not hold the pictures the run in {workdir} began with, in "
@@ -58,8 +57,9 @@ def require_same_data(config: Config) -> None:
 
 
 def save_identity(config: Config) -> None:
-    """Writes the run's IDENTITY; drawn faces have none, their counts are fields of Config."""
-    if config.data_dir == SYNTHETIC:
+    """Writes the run's IDENTITY, unless it is there: then `require_same_data` has compared it."""
+    path = Path(config.workdir) / IDENTITY
+    if config.data_dir == SYNTHETIC or path.is_file():
         return
-    with atomic_path(Path(config.workdir) / IDENTITY) as path:
-        path.write_text(json.dumps(data_identity(config), indent=1) + "\n")
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(data_identity(config), indent=1) + "\n")

@@ -16,7 +16,7 @@ import numpy as np
 from jaxparse import cli
 from jaxparse.classes import NUM_CLASSES
 from jaxparse.data.sources import FolderSource, SyntheticSource
-from jaxparse.files import atomic_path, read_ahead, reason, results, writing
+from jaxparse.files import atomic_path, brief, read_ahead, read_json, results, writing
 
 Source = FolderSource | SyntheticSource
 CLASSES_FILE = "mask_classes.json"  # in a run's folder: picture -> the classes in its mask
@@ -53,10 +53,7 @@ def read_classes(path: Path, names: list[str]) -> dict[str, list[int]]:
     Raises ValueError if the file is damaged or of other pictures.
     """
     again = f"delete {path.name} to read the masks again, or give another --workdir"
-    try:
-        counted = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({reason(error)}); {again}") from error
+    counted = read_json(path, again)
     theirs = list(counted) if isinstance(counted, dict) else []
     if theirs != names:
         differing = sorted(set(theirs) ^ set(names))[:1] or ["their order"]
@@ -64,6 +61,10 @@ def read_classes(path: Path, names: list[str]) -> dict[str, list[int]]:
             f"{path} is of {len(theirs)} pictures and the data folder has {len(names)} (first "
             f"difference: {differing[0]}): restore the data of this run, {again}"
         )
+    known = set(range(NUM_CLASSES))
+    for name, classes in counted.items():
+        if not isinstance(classes, list) or not all(type(c) is int and c in known for c in classes):
+            raise ValueError(f"{path} has {brief(classes)} for {brief(name)}, no classes; {again}")
     return counted
 
 

@@ -56,7 +56,16 @@ def test_other_pictures_are_another_run(begun: Config, tmp_path: Path) -> None:
         run(begun)
 
 
-def test_damaged_identity_is_named(begun: Config) -> None:
-    (Path(begun.workdir) / IDENTITY).write_text("{")
-    with refuses(IDENTITY, "delete"):
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "9" * 5000])
+def test_damaged_identity_is_named(begun: Config, text: str) -> None:
+    (Path(begun.workdir) / IDENTITY).write_text(text)
+    with refuses(IDENTITY, "not JSON", "delete"):
         require_same_data(begun)
+
+
+def test_folder_that_is_not_there_is_what_is_named(begun: Config) -> None:
+    with refuses("there is no folder gone") as caught:
+        require_same_data(replace(begun, data_dir="gone"))
+    assert IDENTITY not in str(caught.value)
+    with refuses("synthetic", begun.data_dir, "--init-weights"):
+        require_same_data(replace(begun, data_dir="synthetic"))

@@ -117,6 +117,14 @@ def test_masks_are_read_once_for_a_run(tmp_path: Path, monkeypatch: pytest.Monke
         make_train_loader(config)
 
 
+@pytest.mark.parametrize("classes", ["3", '["3"]', "[19]", "[-1]", "[true]", "null"])
+def test_counts_on_disk_are_not_trusted(tmp_path: Path, classes: str) -> None:
+    path = tmp_path / CLASSES_FILE
+    path.write_text(f'{{"000": [0], "001": {classes}}}')
+    with refuses(path, "001", "delete"):
+        sampling.read_classes(path, ["000", "001"])
+
+
 def test_unreadable_masks_end_the_count_or_are_skipped(tmp_path: Path) -> None:
     config = split(tmp_path)
     mask = tmp_path / "train" / "train_mask" / "005.png"
