@@ -18,6 +18,7 @@ from jaxparse import cli
 from jaxparse.config import Config, override, read_config
 from jaxparse.data.loaders import make_train_loader
 from jaxparse.devices import make_mesh, require_shards, use_compilation_cache
+from jaxparse.files import require_writable_file
 from jaxparse.training.averaging import (
     EVALUATIONS,
     batch_statistics,
@@ -80,6 +81,7 @@ def average(
     changes = {"data_dir": data_dir, "num_workers": num_workers}
     config = replace(override(read_config(run), changes), workdir=str(run))
     paths = last_evaluations(run, last)
+    require_writable_file(run / AVERAGE_WEIGHTS, "the run's")
     require_shards(config.batch_size, make_mesh())
     path = save_average(paths, config, run, batches)
     print(f"mean of {len(paths)} evaluations: {path}")

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,14 +28,9 @@ from jaxparse.data.images import write_image
 from jaxparse.data.layouts import listed
 from jaxparse.data.masks import write_mask
 from jaxparse.devices import use_compilation_cache
-from jaxparse.files import (
-    atomic_path,
-    read_ahead,
-    require_writable_file,
-    require_writable_folder,
-)
+from jaxparse.files import atomic_path, read_ahead, require_writable_folder
 from jaxparse.parsing.parser import NO_TEST_TIME, Parser, Parsing, Picture, TestTime
-from jaxparse.scoring.submissions import Format, require_sizes, write_submission
+from jaxparse.scoring.submissions import Format, require_output, require_sizes, write_submission
 from jaxparse.weights.files import SHIPPED, load_network
 
 SHIPPED_LINE = "no --weights: the small network of jaxparse, for non-commercial use (docs/tiny.md)"
@@ -168,7 +164,9 @@ def predict(
         raise ValueError("--submission needs the official classes; leave out --label-order")
     if not (output or submission):
         raise ValueError("give --output FOLDER for the masks, or --submission FILE.zip")
-    if size_limit:
+    if size_limit is not None:
+        if not 0 < size_limit < inf:
+            raise ValueError(f"--size-limit is {size_limit}; give megapixels above 0")
         Image.MAX_IMAGE_PIXELS = int(size_limit * 1e6 / 2)  # Pillow refuses twice as many
     paths = list(dict.fromkeys(find_images(input)))
     if not paths:
@@ -176,7 +174,7 @@ def predict(
     if output:
         require_writable_folder(output)
     if submission:
-        require_writable_file(submission, "--submission")
+        require_output(submission, "--submission")
         require_sizes(paths)
     writers = make_writers(overlay, logits, label_order)
     with nullcontext(output) if output else TemporaryDirectory() as folder:

@@ -27,6 +27,7 @@ from jaxparse.scoring.submissions import (
     fault_lines,
     inspect_submission,
     mask_names,
+    require_output,
     require_sizes,
     write_submission,
 )
@@ -87,6 +88,7 @@ def solution(
         output: The zip to write.
         parameter_limit: The network must have fewer trainable parameters.
     """
+    require_output(output)
     require_few_parameters(weights, parameter_limit)
     require_sizes(find_images([images]))
     with TemporaryDirectory() as folder:

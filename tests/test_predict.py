@@ -155,6 +155,9 @@ def test_no_input_is_one_line(
         (["--num-workers", 0], ["num_workers is 0", "at least 1"]),
         (["--window", 64, "--logits"], ["--logits", "--window"]),
         (["--submission", "x.zip", "--label-order", "facer"], ["--submission", "--label-order"]),
+        (["--submission", "x.tar"], ["--submission", "x.tar", ".zip"]),
+        (["--output", "o", "--size-limit", "0"], ["--size-limit", "0"]),
+        (["--output", "o", "--size-limit", "nan"], ["--size-limit", "nan"]),
         (["--workdir", "runs/x"], ["runs/x"]),
     ],
 )

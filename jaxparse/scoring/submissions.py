@@ -236,6 +236,13 @@ def _warnings(masks: dict[str, int]) -> list[str]:
     return warnings
 
 
+def require_output(output: Path, flag: str = "--output") -> None:
+    """Raises ValueError unless a submission can be written there; before pictures are predicted."""
+    if output.suffix != ".zip":
+        raise ValueError(f"{flag} {output} does not end in .zip; name the submission so")
+    require_writable_file(output, flag)
+
+
 def require_sizes(images: Sequence[Path]) -> None:
     """Raises ValueError if the masks of these pictures will have a size that no server takes."""
     headers = read_ahead(read_header, images, os.cpu_count() or 1)
@@ -261,9 +268,7 @@ def write_submission(
     checked before it replaces `output`: raises ValueError with a line per fault (the first 20) and
     keeps the old file. Returns warnings.
     """
-    if output.suffix != ".zip":
-        raise ValueError(f"{output} does not end in .zip; name the submission so")
-    require_writable_file(output)
+    require_output(output)
     expected = mask_names(images)
     names = sorted(name for name in expected if (masks / name).is_file())
     if not names:

@@ -80,6 +80,18 @@ def test_too_many_parameters_are_refused(nano: Nano, tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("name, words", [("a.tar", ".zip"), ("", "is a folder")])
+def test_output_that_cannot_be_is_known_before_the_masks(
+    nano: Nano, tmp_path: Path, name: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(tmp_path / "test" / "a.jpg", 0, (512, 512))
+    (tmp_path / "out.zip").mkdir()
+    monkeypatch.setattr(submission, "run_solution", None)
+    output = tmp_path / (name or "out.zip")
+    with refuses("--output", output, words):
+        submission.solution(weights=nano.weights, images=tmp_path / "test", output=output)
+
+
 def test_zip_holds_masks_and_solution(
     nano: Nano, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
