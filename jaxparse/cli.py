@@ -90,11 +90,9 @@ def print_error(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):  # `jaxparse ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    if isinstance(error, FaultsError):
-        print("error:", error, file=sys.stderr)
-        return 1
     if isinstance(error, (OSError, ValueError)):
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        lines = isinstance(error, FaultsError)
+        print("error:", error if lines else " ".join(str(error).split()), file=sys.stderr)
         return 1
     if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)

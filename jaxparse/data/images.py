@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -37,14 +38,18 @@ class PictureError(ValueError):
     """Why a file that is whole cannot be taken for a picture or a mask, and the fix."""
 
 
-def open_picture(path: Path, formats: tuple[str, ...] = PICTURE_FORMATS) -> Image.Image:
-    """The file, not yet decoded. Raises one of READ_ERRORS if it is damaged or of other formats."""
-    return identified(path.read_bytes(), formats)
+def open_picture(
+    path: Path,
+    formats: tuple[str, ...] = PICTURE_FORMATS,
+    check_png: Callable[[bytes], None] = require_intact_png,
+) -> Image.Image:
+    """The file, not yet decoded. Raises one of READ_ERRORS if it is damaged or of other formats.
 
-
-def identified(data: bytes, formats: tuple[str, ...]) -> Image.Image:
+    `check_png` sees the bytes of a PNG first: Pillow would call some damaged ones no pictures.
+    """
+    data = path.read_bytes()
     if data.startswith(PNG_SIGNATURE):
-        require_intact_png(data)
+        check_png(data)
     return _identify(io.BytesIO(data), formats)
 
 
@@ -172,6 +177,7 @@ def require_match(image: Path, image_header: Header, label: Path, label_header: 
 
 
 def unreadable(kind: str, path: Path, error: Exception) -> str:
+    """A line on a picture or mask (`kind`) that could not be read, with the fitting advice."""
     if isinstance(error, FileNotFoundError):
         return f"there is no {kind} {path}"
     if isinstance(error, PictureError):

@@ -19,7 +19,7 @@ from jaxparse.classes import (
 from jaxparse.data.images import (
     MASK_FORMATS,
     READ_ERRORS,
-    identified,
+    open_picture,
     read_header,
     read_image,
     require_match,
@@ -37,11 +37,7 @@ WHITE = 0xFFFFFF  # of ignored pixels in masks
 
 def open_mask(path: Path, formats: tuple[str, ...] = MASK_FORMATS) -> Image.Image:
     """`open_picture`; a PNG's pixels must be as many as its header says."""
-    data = path.read_bytes()
-    picture = identified(data, formats)
-    if picture.format == "PNG":
-        require_whole_png(data)
-    return picture
+    return open_picture(path, formats, require_whole_png)
 
 
 def read_label(path: Path, order: str = "official", flag: str = "--label-order") -> np.ndarray:

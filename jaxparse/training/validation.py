@@ -63,12 +63,12 @@ def make_eval_step(config: Config, block: tuple[int, int]) -> Callable[..., Arra
     in_specs = (everywhere, shards, shards, shards, everywhere)
     count = jax.jit(per_device(count, in_specs=in_specs, out_specs=everywhere))
     network = jax.jit(network)
+    nothing = jax.device_put(np.zeros((NUM_CLASSES, NUM_CLASSES), np.int32), replicated(mesh))
 
     def eval_step(
         params: dict[str, Any], batch_stats: dict[str, Any], batch: dict[str, np.ndarray]
     ) -> Array:
-        label, (height, width) = batch["label"], block
-        total = jax.device_put(np.zeros((NUM_CLASSES, NUM_CLASSES), np.int32), replicated(mesh))
+        label, (height, width), total = batch["label"], block, nothing
         image, size = shard_batch((batch["image"], batch["size"]), mesh)
         logits = network(params, batch_stats, image)
         for y, x in product(range(0, label.shape[1], height), range(0, label.shape[2], width)):
