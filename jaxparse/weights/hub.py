@@ -130,7 +130,7 @@ def fetch(name: str) -> Path:
     part = f"{folder.name}/{file}" if file else folder.name
     converted = cached_assets_path("jaxparse", repository, part) / HUB_FILE
     if not converted.is_file():
-        conversion = convert(name, read_checkpoint(checkpoint))
+        conversion = convert(name, read_checkpoint(checkpoint).arrays)
         config = replace(conversion.config, **preprocessing_in(folder))
         origin = f"{conversion.naming}, {name}"
         save_weights(converted, conversion.arrays, config, origin, conversion.fresh)
