@@ -17,7 +17,7 @@ from jaxparse.files import atomic_path, brief, read_json, reason
 
 SYNTHETIC = "synthetic"  # the data_dir of the built-in drawn faces
 
-Head = Literal["upernet", "deeplabv3plus", "psanet"]
+Head = Literal["upernet", "deeplabv3plus", "psanet", "bisenet"]
 Filter = Literal["bilinear", "bicubic", "opencv"]
 Optimizer = Literal["adamw", "sgd"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -69,13 +69,13 @@ class Config:
     # Model
     backbone: str = "swin_t"
     """Backbone: swin_t, swin_b, swin_nano, resnet50_v1c, resnet101_v1c, resnet50,
-    resnet101 or resnet_slim."""
+    resnet101, resnet18, resnet34 or resnet_slim."""
     head: Head = "upernet"
     """Decode head."""
     head_channels: int = 512
-    """Channels of the decode head."""
+    """Channels of the decode head; bisenet has its own."""
     auxiliary_channels: int = 256
-    """Channels of the auxiliary FCN head; 0: there is none."""
+    """Channels of the auxiliary FCN head; 0: there is none. bisenet has two of its own."""
     align_corners: bool = False
     """Resize logits so that the corner pixels' centres meet, as BiSeNet does."""
     drop_path_rate: float = 0.3

@@ -264,15 +264,19 @@ class DropPath(nnx.Module):
 
 
 class Classifier(nnx.Module):
-    """1×1 convolution with bias, in float32; mmseg's `conv_seg`."""
+    """1×1 convolution in float32, with bias unless told otherwise; mmseg's `conv_seg`."""
 
-    def __init__(self, channels: int, num_classes: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, channels: int, num_classes: int, *, rngs: nnx.Rngs, use_bias: bool = True
+    ) -> None:
         init = nnx.initializers.normal(0.01)
         self.kernel = nnx.Param(init(rngs.params(), (1, 1, channels, num_classes)))
-        self.bias = nnx.Param(jnp.zeros(num_classes))
+        if use_bias:
+            self.bias = nnx.Param(jnp.zeros(num_classes))
 
     def __call__(self, x: Array) -> Array:
-        return matmul(widen(x), self.kernel[0, 0]) + self.bias[...]
+        x = matmul(widen(x), self.kernel[0, 0])
+        return x + self.bias[...] if hasattr(self, "bias") else x
 
 
 def channel_dropout(rate: float) -> nnx.Dropout:

@@ -86,6 +86,24 @@ def resize_bilinear(x: Array, size: tuple[int, int], align_corners: bool = False
     return apply_separable(x, *resize_matrices(x, size, align_corners))
 
 
+def nearest_matrix(in_size: int, out_size: int) -> np.ndarray:
+    """Nearest resizing of one axis as a matrix [out_size, in_size]: pixel i is ⌊i · in / out⌋.
+
+    Equals torch's `interpolate(mode="nearest")`.
+    """
+    return np.eye(in_size)[np.arange(out_size) * in_size // out_size]
+
+
+def resize_nearest(x: Array, size: tuple[int, int]) -> Array:
+    """[B, h, w, C] -> [B, *size, C], nearest.
+
+    By products: the gradient of indexing would add in any order, and slowly, where this one sums.
+    """
+    if x.shape[1:3] == size:
+        return x
+    return apply_separable(x, *(nearest_matrix(*s) for s in zip(x.shape[1:3], size, strict=True)))
+
+
 def resize_logits(logits: Array, size: tuple[int, int], align_corners: bool = False) -> Array:
     """[B, h, w, C] -> [B, C, *size], bilinear.
 
