@@ -17,7 +17,7 @@ from jaxparse.files import atomic_path, brief, read_json, reason
 
 SYNTHETIC = "synthetic"  # the data_dir of the built-in drawn faces
 
-Head = Literal["upernet", "deeplabv3plus", "psanet"]
+Head = Literal["upernet", "deeplabv3plus", "psanet", "segformer", "segformer_mmseg"]
 Optimizer = Literal["adamw", "sgd"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -60,8 +60,8 @@ class Config:
 
     # Model
     backbone: str = "swin_t"
-    """Backbone: swin_t, swin_b, swin_nano, resnet50_v1c, resnet101_v1c, resnet50,
-    resnet101 or resnet_slim."""
+    """Backbone: swin_t, swin_s, swin_b, swin_nano, mit_b0 to mit_b5, mit_slim, resnet50_v1c,
+    resnet101_v1c, resnet50, resnet101 or resnet_slim."""
     head: Head = "upernet"
     """Decode head."""
     head_channels: int = 512
@@ -69,7 +69,7 @@ class Config:
     auxiliary_channels: int = 256
     """Channels of the auxiliary FCN head."""
     drop_path_rate: float = 0.3
-    """Drop path of Swin's last block; it rises linearly from 0 at the first."""
+    """Drop path of a transformer's last block; it rises linearly from 0 at the first."""
     dropout_rate: float = 0.1
     """Share of whole channels dropped before each classifier."""
 
