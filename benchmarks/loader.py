@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from jaxparse.config import Config, load_experiment
 from jaxparse.data.folders import Pair, find_pairs
 from jaxparse.data.loaders import make_train_loader
 from jaxparse.devices import make_mesh, shard_batch
-from jaxparse.models.segmentor import MEAN, STD, normalise
+from jaxparse.models.segmentor import normalise
 from jaxparse.synthetic import write_faces
 from jaxparse.training.steps import StepMetrics, TrainState, init_state
 
@@ -50,7 +51,7 @@ class Arguments:
 
 def jaxparse_batches(config: Config) -> Iterator[Any]:
     """Endless batches, normalised on the device."""
-    mesh, prepare = make_mesh(), jax.jit(normalise)
+    mesh, prepare = make_mesh(), jax.jit(partial(normalise, config=config))
     for batch in make_train_loader(config):
         batch = shard_batch(batch, mesh)
         yield jax.block_until_ready((prepare(batch["image"]), batch["label"]))
@@ -70,7 +71,12 @@ class TorchPairs:
 
         pair = self.pairs[index]
         image = np.asarray(Image.open(pair.image).convert("RGB"), np.float32)
-        image = torch.from_numpy((image - MEAN) / STD).permute(2, 0, 1).contiguous()
+        image = (
+            torch.from_numpy((image - Config.image_mean) / Config.image_std)
+            .float()
+            .permute(2, 0, 1)
+            .contiguous()
+        )
         return image, torch.from_numpy(np.array(Image.open(pair.label), np.int64))
 
 

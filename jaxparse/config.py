@@ -18,6 +18,7 @@ from jaxparse.files import atomic_path, brief, read_json, reason
 SYNTHETIC = "synthetic"  # the data_dir of the built-in drawn faces
 
 Head = Literal["upernet", "deeplabv3plus", "psanet", "segformer", "segformer_mmseg"]
+Filter = Literal["bilinear", "bicubic", "opencv"]
 Optimizer = Literal["adamw", "sgd"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -46,6 +47,13 @@ class Config:
     with a picture's name, without suffix, on each line (`report` writes one), or `none`."""
     image_size: int = 512
     """Height and width of the network's input in pixels; pictures are resized to it."""
+    resize_filter: Filter = "bilinear"
+    """How pictures are resized: Pillow's bilinear or bicubic, which smooth what they shrink, or
+    OpenCV's INTER_LINEAR, which does not."""
+    image_mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    """Taken from red, green and blue in 0..255; the default is ImageNet's."""
+    image_std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    """What they are then divided by; the default is ImageNet's."""
     batch_size: int = 4
     """Pictures per step, over all devices."""
     num_workers: int = 4
@@ -67,7 +75,9 @@ class Config:
     head_channels: int = 512
     """Channels of the decode head."""
     auxiliary_channels: int = 256
-    """Channels of the auxiliary FCN head."""
+    """Channels of the auxiliary FCN head; 0: there is none."""
+    align_corners: bool = False
+    """Resize logits so that the corner pixels' centres meet, as BiSeNet does."""
     drop_path_rate: float = 0.3
     """Drop path of a transformer's last block; it rises linearly from 0 at the first."""
     dropout_rate: float = 0.1

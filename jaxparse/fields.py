@@ -14,8 +14,8 @@ LARGEST = sys.float_info.max  # an int beyond it is below infinity and is no flo
 RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (
         ("synthetic_train_count", "synthetic_val_count", "image_size", "batch_size")
-        + ("num_workers", "head_channels", "auxiliary_channels", "accumulate_steps", "steps")
-        + ("eval_every", "log_every", "boundary_width", "lovasz_stride"),
+        + ("num_workers", "head_channels", "accumulate_steps", "steps", "eval_every")
+        + ("log_every", "boundary_width", "lovasz_stride"),
         lambda value: 1 <= value < 2**31,  # steps are int32 on the device
         "at least 1 and at most 2147483647",
     ),
@@ -40,7 +40,7 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         "in 0..1",
     ),
     (
-        ("warmup_steps", "ohem_min_kept", "keep_evaluations"),
+        ("warmup_steps", "ohem_min_kept", "keep_evaluations", "auxiliary_channels"),
         lambda value: 0 <= value < 2**31,
         "at least 0 and at most 2147483647",
     ),
@@ -48,6 +48,16 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("brightness",), lambda value: 0 <= value <= 255, "in 0..255"),
     (("scale_min", "scale_max"), lambda value: 0.1 <= value <= 10, "in 0.1..10"),
     (("blur_sigma",), lambda value: 0 < value <= 10, "above 0 and at most 10"),
+    (
+        ("image_mean",),
+        lambda value: len(value) == 3 and all(0 <= x <= 255 for x in value),
+        "three numbers in 0..255",
+    ),
+    (
+        ("image_std",),
+        lambda value: len(value) == 3 and all(0 < x <= 255 for x in value),
+        "three numbers above 0 and at most 255",
+    ),
     (("learning_rate",), lambda value: 0 < value <= LARGEST, "finite and above 0"),
     (("seed",), lambda value: 0 <= value < 2**32, "in 0..4294967295"),
     (

@@ -16,7 +16,7 @@ from jaxparse.config import Config, save_config
 from jaxparse.data.loaders import make_train_loader
 from jaxparse.models import split_model
 from jaxparse.models.layers import NORM_EPSILON, Block, ConvNormAct, DropPath
-from jaxparse.models.segmentor import MEAN, STD, normalise
+from jaxparse.models.segmentor import normalise
 from jaxparse.training import averaging
 from jaxparse.training.averaging import EVALUATIONS, kept_evaluations, mean_weights
 from jaxparse.training.steps import losses
@@ -101,7 +101,7 @@ def test_statistics_are_those_that_numpy_computes(monkeypatch: pytest.MonkeyPatc
     found = averaging.batch_statistics(config, params, batch_stats, batches)
     expected = {"first": ([], []), "second": ([], [])}
     for batch in batches:
-        x = (batch["image"].astype(np.float64) - MEAN) / STD
+        x = (batch["image"].astype(np.float64) - config.image_mean) / config.image_std
         for name, (means, variances) in expected.items():
             x = convolved(x, params[name]["conv"]["kernel"].astype(np.float64))
             means.append(x.mean((0, 1, 2)))
@@ -121,7 +121,7 @@ def test_statistics_are_those_that_training_moves_towards(nano: Nano) -> None:
     batch = next(make_train_loader(config))
     found = averaging.batch_statistics(config, nano.params, nano.batch_stats, [batch])
     graphdef, _, _ = split_model(config)
-    image, key = normalise(batch["image"]), jax.random.key(0)
+    image, key = normalise(batch["image"], config), jax.random.key(0)
     step = jax.jit(partial(losses, graphdef), static_argnums=5)
     _, (_, moved) = step(nano.params, nano.batch_stats, image, batch["label"], key, config)
     new, old, moved = map(flatten, (found, nano.batch_stats, moved))

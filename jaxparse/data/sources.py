@@ -16,20 +16,27 @@ from jaxparse.data.mirrored import mirrored_masks
 SYNTHETIC_SEEDS = {"train": 0, "val": 1}  # not config.seed: every run sees the same faces
 
 
-def resize_image(picture: Image.Image, image_size: int) -> np.ndarray:
-    """The picture as the networks take it, uint8 [S, S, 3]: bilinear, with antialiasing."""
+def resize_image(
+    picture: Image.Image, image_size: int, resize_filter: str = "bilinear"
+) -> np.ndarray:
+    """The picture as a network takes it, uint8 [S, S, 3], by its Config's `resize_filter`."""
     size = (image_size, image_size)
-    # Pillow copies where nothing changes.
-    return np.asarray(
-        picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)
-    )
+    if picture.size == size:  # Pillow copies where nothing changes
+        return np.asarray(picture)
+    if resize_filter == "opencv":
+        # Bilinear between the four nearest pixels, however much the picture shrinks.
+        across, down = (side / image_size for side in picture.size)
+        affine = (across, 0, 0, 0, down, 0)
+        how = {"method": Image.Transform.AFFINE, "data": affine}
+        return np.asarray(picture.transform(size, resample=Image.Resampling.BILINEAR, **how))
+    return np.asarray(picture.resize(size, Image.Resampling[resize_filter.upper()]))
 
 
 class FolderSource:
     """Pairs as {"image": uint8 [S, S, 3], "label": uint8 [S, S] or [H, W], "name": str}.
 
-    Images are resized bilinearly with antialiasing; masks by nearest neighbour if `resize_label`,
-    otherwise they keep their own size. Reading raises ValueError naming the bad file.
+    Images are resized by `resize_filter`; masks by nearest neighbour if `resize_label`, otherwise
+    they keep their own size. Reading raises ValueError naming the bad file.
     """
 
     def __init__(
@@ -39,6 +46,7 @@ class FolderSource:
         resize_label: bool,
         label_order: str = "official",
         mirrored: frozenset[str] = frozenset(),
+        resize_filter: str = "bilinear",
     ) -> None:
         """`mirrored` are the names of masks whose left and right are exchanged on reading."""
         self.pairs = pairs
@@ -46,6 +54,7 @@ class FolderSource:
         self.resize_label = resize_label
         self.label_order = label_order
         self.mirrored = mirrored
+        self.resize_filter = resize_filter
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -55,7 +64,7 @@ class FolderSource:
         size = (self.image_size, self.image_size)
         if self.resize_label and label.shape != size:
             label = np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
-        image = resize_image(picture, self.image_size)
+        image = resize_image(picture, self.image_size, self.resize_filter)
         return {"image": image, "label": label, "name": self.name(index)}
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
@@ -182,4 +191,11 @@ def make_source(
         return SyntheticSource(SYNTHETIC_SEEDS[split], counts[split], config.image_size)
     pairs = find_pairs(config.data_dir, split, keep_bad)
     mirrored = mirrored_masks(config)[split]
-    return FolderSource(pairs, config.image_size, resize_label, config.label_order, mirrored)
+    return FolderSource(
+        pairs,
+        config.image_size,
+        resize_label,
+        config.label_order,
+        mirrored,
+        config.resize_filter,
+    )

@@ -72,6 +72,8 @@ def build_model(config: Config, key: jax.Array) -> Segmentor:
     backbone = build_backbone(config, rngs)
     rest = (NUM_CLASSES, config.dropout_rate)
     head = HEADS[config.head](backbone.channels, config.head_channels, *rest, rngs=rngs)
+    if not config.auxiliary_channels:
+        return Segmentor(backbone, head)
     auxiliary = FCNHead(
         backbone.channels[AUXILIARY_STAGE], config.auxiliary_channels, *rest, rngs=rngs
     )

@@ -28,7 +28,11 @@ def highest_class(logits: Array) -> Array:
 
 
 def predict_label(
-    logits: Array, size: Array, block: tuple[int, int], corner: Array | tuple[int, int] = (0, 0)
+    logits: Array,
+    size: Array,
+    block: tuple[int, int],
+    corner: Array | tuple[int, int] = (0, 0),
+    align_corners: bool = False,
 ) -> Array:
     """Logits [h, w, C] of one picture -> classes of a block of it at its own size, uint8 [*block].
 
@@ -37,7 +41,9 @@ def predict_label(
     pictures of all sizes share one compiled program.
     """
     sizes = zip(logits.shape[:2], size.astype(logits.dtype), block, corner, strict=True)
-    matrices = (resize_matrix(i, o, rows, first) for i, o, rows, first in sizes)
+    matrices = (
+        resize_matrix(i, o, rows, first, align_corners=align_corners) for i, o, rows, first in sizes
+    )
     return highest_class(apply_class_first(logits[None], *matrices))[0]
 
 
@@ -50,6 +56,6 @@ def make_logits_step(config: Config) -> Callable[..., Array]:
 
     def logits_step(params: dict[str, Any], batch_stats: dict[str, Any], image: Array) -> Array:
         model = nnx.merge(graphdef, params, batch_stats)
-        return model(normalise(image)).decode
+        return model(normalise(image, config)).decode
 
     return jax.jit(logits_step)

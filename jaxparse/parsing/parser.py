@@ -173,6 +173,8 @@ class Parser:
         self.test_time = test_time
         self.image_size = config.image_size
         self.batch_size = config.batch_size
+        self._resize_filter = config.resize_filter
+        self._align_corners = config.align_corners
         devices = local_devices()
         mesh = make_mesh(devices if config.batch_size % len(devices) == 0 else devices[:1])
         self._sharding = NamedSharding(mesh, PartitionSpec("data"))
@@ -215,7 +217,9 @@ class Parser:
         picture = as_picture(source)
         size = picture.size[::-1]
         if not self.test_time.window:
-            return Picture(source, [resize_image(picture, self.image_size)], size, label)
+            return Picture(
+                source, [resize_image(picture, self.image_size, self._resize_filter)], size, label
+            )
         window = self.test_time.window
         require_room_for_windows(size, window, source)
         images = []
@@ -256,7 +260,13 @@ class Parser:
             yield Parsing(
                 picture,
                 [
-                    Level(x[index][None, None], (0,), (0,), (side, side), (side, side))
+                    Level(
+                        x[index][None, None],
+                        (0,),
+                        (0,),
+                        *(((side, side),) * 2),
+                        self._align_corners,
+                    )
                     for x, side in zip(logits, sides, strict=True)
                 ],
             )
@@ -273,7 +283,7 @@ class Parser:
             cut = np.stack([image[y : y + side, x : x + side] for y, x in batch])
             logits.append(self._logits(cut, side, self.batch_size)[: len(batch)])
         logits = jnp.concatenate(logits).reshape(len(rows), len(columns), *logits[0].shape[1:])
-        return Level(logits, rows, columns, (side, side), size)
+        return Level(logits, rows, columns, (side, side), size, self._align_corners)
 
     def _logits(self, images: np.ndarray, side: int, batch_size: int) -> Array:
         """uint8 [≤ batch_size, S, S, 3] -> float32 [batch_size, F, h, w, C] at that input size."""

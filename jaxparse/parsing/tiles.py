@@ -46,6 +46,7 @@ class Level(NamedTuple):
     columns: tuple[int, ...]  # [K]
     window: tuple[int, int]  # (height, width) of each
     size: tuple[int, int]  # (height, width) of the picture at that scale
+    align_corners: bool = False
 
 
 class Side(NamedTuple):
@@ -126,7 +127,14 @@ def tile_confidence(parts: Sequence[Part]) -> Array:
     return _probabilities(parts).max(0)
 
 
-def window_matrix(in_size: int, start: int, window: int, total: int, out_size: int) -> np.ndarray:
+def window_matrix(
+    in_size: int,
+    start: int,
+    window: int,
+    total: int,
+    out_size: int,
+    align_corners: bool = False,
+) -> np.ndarray:
     """Bilinear resizing of a window on one axis as a matrix float64 [out_size, in_size].
 
     The window covers `window` of the picture's `total` pixels at that scale, from `start` on, and
@@ -134,13 +142,23 @@ def window_matrix(in_size: int, start: int, window: int, total: int, out_size: i
     the window are zero. A window over the whole picture gives `resize.resize_matrix`.
     """
     places = (np.arange(out_size) + 0.5) * (total / out_size) - start
-    weights = linear_weights(places * (in_size / window) - 0.5, in_size)
+    if align_corners:
+        centres = np.arange(out_size) * ((total - 1) / max(out_size - 1, 1)) - start
+        weights = linear_weights(centres * ((in_size - 1) / (window - 1)), in_size)
+    else:
+        weights = linear_weights(places * (in_size / window) - 0.5, in_size)
     return np.where(((places >= 0) & (places < window))[:, None], weights, 0)
 
 
 @lru_cache(maxsize=32)
 def _axis(
-    in_size: int, starts: tuple[int, ...], window: int, total: int, out_size: int, flip: bool
+    in_size: int,
+    starts: tuple[int, ...],
+    window: int,
+    total: int,
+    out_size: int,
+    flip: bool,
+    align_corners: bool,
 ) -> list[tuple[int, int, Side]]:
     """Per tile of an axis: the windows that reach it, from first to end - 1, and its Side.
 
@@ -149,10 +167,11 @@ def _axis(
     """
     tiles = -(-out_size // TILE)
     # [N, out_size, in_size], in pixels of the picture at its scale.
-    matrices = [[window_matrix(in_size, first, window, total, out_size) for first in starts]]
+    sizes = window, total, out_size, align_corners
+    matrices = [[window_matrix(in_size, first, *sizes) for first in starts]]
     if flip:
         ends = (total - window - first for first in starts)
-        mirrored = (window_matrix(in_size, end, window, total, out_size) for end in ends)
+        mirrored = (window_matrix(in_size, end, *sizes) for end in ends)
         matrices.append([matrix[::-1] for matrix in mirrored])
     stacked = np.stack(matrices, axis=1).astype(np.float32)
     stacked = np.pad(stacked, ((0, 0), (0, 0), (0, tiles * TILE - out_size), (0, 0)))
@@ -179,10 +198,9 @@ def _tiles(levels: Sequence[Level], size: tuple[int, int]) -> Iterator[Iterator[
     axes = []
     for level in levels:
         views, height, width = level.logits.shape[2:5]
-        rows = _axis(height, level.rows, level.window[0], level.size[0], size[0], False)
-        columns = _axis(
-            width, level.columns, level.window[1], level.size[1], size[1], flip=views == 2
-        )
+        (top, left), (bottom, right), align = level.window, level.size, level.align_corners
+        rows = _axis(height, level.rows, top, bottom, size[0], False, align)
+        columns = _axis(width, level.columns, left, right, size[1], views == 2, align)
         axes.append((level.logits, rows, columns))
 
     def part(logits: Array, row: tuple, column: tuple) -> Part:

@@ -55,7 +55,7 @@ def make_statistics_step(config: Config) -> Callable[..., dict[str, Any]]:
     ) -> dict[str, Any]:
         model = nnx.merge(graphdef, params, jax.tree.map(jnp.zeros_like, average))
         model = nnx.view(model, deterministic=True, use_running_average=False, remat=False)
-        model(normalise(image))
+        model(normalise(image, config))
         # Running statistics that start at 0 are now this share of the batch's.
         share = 1 - BATCH_NORM_MOMENTUM
         running = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))

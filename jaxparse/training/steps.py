@@ -110,9 +110,13 @@ def losses(
     model = nnx.merge(graphdef, params, batch_stats)
     model = nnx.view(model, deterministic=False, use_running_average=False, remat=config.remat)
     logits = model(image, nnx.Rngs(dropout=key))
-    decode, auxiliary = (resize_logits(x, label.shape[1:3]) for x in logits)
+    decode, *auxiliary = (
+        resize_logits(x, label.shape[1:3], config.align_corners)
+        for x in (logits.decode, *logits.auxiliary)
+    )
     decode_loss = total_loss(decode, label, config)
-    auxiliary_loss = config.auxiliary_weight * total_loss(auxiliary, label, config)
+    auxiliary_losses = sum((total_loss(x, label, config) for x in auxiliary), jnp.zeros(()))
+    auxiliary_loss = config.auxiliary_weight * auxiliary_losses
     loss = decode_loss + auxiliary_loss
     accuracy = pixel_accuracy(highest_class(decode), label)
     metrics = StepMetrics(loss, decode_loss, auxiliary_loss, accuracy)
@@ -128,7 +132,7 @@ def gradients(
     """
     if "key" in batch:
         batch = augment(batch, config)
-    image, scale = normalise(batch["image"]), 1
+    image, scale = normalise(batch["image"], config), 1
     if config.precision != "float32":
         image = image.astype(config.precision)
     if state.loss_scale:

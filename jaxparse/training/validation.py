@@ -54,7 +54,8 @@ def make_eval_step(config: Config, block: tuple[int, int]) -> Callable[..., Arra
         # One picture at a time, 19 maps each. Two loops: in one, XLA would recompute the
         # prediction for each of the 19 rows that are counted, 8 times as slow.
         predictions = jax.lax.map(
-            lambda picture: predict_label(*picture, block, corner), (logits, size)
+            lambda picture: predict_label(*picture, block, corner, config.align_corners),
+            (logits, size),
         )
         counts = jax.lax.map(lambda picture: confusion_matrix(*picture), (label, predictions))
         # Onto the sum so far: one collective at a time, gloo mixes up those of two programs.
@@ -116,7 +117,9 @@ def write_examples(
     params, batch_stats = jax.device_get((params, batch_stats))
     batch, side = next(iter(loader)), config.image_size
     logits = make_logits_step(config)(params, batch_stats, batch["image"])
-    predictions = jax.jit(lambda x: highest_class(resize_logits(x, (side, side))))(logits)
+    predictions = jax.jit(
+        lambda x: highest_class(resize_logits(x, (side, side), config.align_corners))
+    )(logits)
     truths = (
         Image.fromarray(label[:height, :width]).resize((side, side), Image.Resampling.NEAREST)
         for label, (height, width) in zip(batch["label"], batch["size"], strict=True)

@@ -30,6 +30,8 @@ AVERAGE_WEIGHTS = "average.safetensors"
 # The fields that decide the network's shapes.
 METADATA = {"network", "classes", "source", "fresh"}
 NETWORK_FIELDS = ("backbone", "head", "head_channels", "auxiliary_channels")
+# And what the network takes and what becomes of its logits.
+PREPROCESSING_FIELDS = ("image_size", "resize_filter", "image_mean", "image_std", "align_corners")
 # How files begin that are often taken for weights -> what they are, and the fix.
 OTHER_FILES = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself: run git lfs pull"),
@@ -76,12 +78,11 @@ def save_weights(
     initialisation. A backbone-only file says nothing about heads and fits any of them.
     """
     is_backbone = all(name.startswith("backbone.") for name in arrays)
-    fields = NETWORK_FIELDS[:1] if is_backbone else NETWORK_FIELDS
-    size = {} if is_backbone else {"image_size": config.image_size}
+    fields = NETWORK_FIELDS[:1] if is_backbone else NETWORK_FIELDS + PREPROCESSING_FIELDS
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     metadata = {
         "format": "jaxparse",
-        "network": json.dumps({name: getattr(config, name) for name in fields} | size),
+        "network": json.dumps({name: getattr(config, name) for name in fields}),
         "classes": ",".join(NAMES),
         "source": origin,
         "fresh": ",".join(fresh),
@@ -147,13 +148,13 @@ def _parsed(path: str | Path, key: str, text: str) -> dict[str, Any]:
 def network_fields(path: str | Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """The fields of Config that the weights were saved for. Raises ValueError for others."""
     network = _parsed(path, "network", metadata["network"])
-    config_from(network, path)  # names and types
+    held = config_from(network, path)  # raises for other names and types
     if "backbone" not in network:
         raise ValueError(f"{path} is damaged: its metadata names no backbone")
     found = zlib.crc32(metadata["network"].encode(errors="replace"))
     if _parsed(path, "crc32", metadata.get("crc32", "{}")).get("network", found) != found:
         raise ValueError(f"{path} is damaged: its metadata network has another checksum; copy it")
-    return network
+    return {name: getattr(held, name) for name in network}
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -256,7 +257,7 @@ def config_of_weights(path: str | Path) -> Config:
         raise ValueError(
             f"{path} contains only a backbone; train from it first (train --init-weights {path})"
         )
-    return Config(**fields)
+    return config_from(fields, path)
 
 
 def load_network(

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxparse.classes import LabelOrder
 from jaxparse.config import Config
 from jaxparse.models import resnet, swin
 
@@ -81,6 +82,8 @@ class Naming(NamedTuple):
     fresh: tuple[str, ...] = ()  # prefixes of parameters that such files lack
     prefix: str = ""  # of our names
     unfolded: bool = False  # patch merging orders its four neighbours as torch's unfold does
+    label_order: LabelOrder = "official"
+    fields: tuple[tuple[str, Any], ...] = ()  # of Config: the preprocessing, if not the default
 
 
 BOTTLENECK = "layer1.0.conv3.weight"

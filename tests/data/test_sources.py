@@ -1,16 +1,34 @@
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from jaxparse.config import SYNTHETIC, Config
+from jaxparse.config import SYNTHETIC, Config, Filter
 from jaxparse.data import sources
 from jaxparse.data.folders import find_pairs
 from jaxparse.data.images import write_image
 from jaxparse.data.masks import write_mask
-from jaxparse.data.sources import FolderSource, SkippingSource, make_source
+from jaxparse.data.sources import FolderSource, SkippingSource, make_source, resize_image
 from tests.pairs import make_pair, make_split
 from tests.refusal import refuses
+
+FILTERS = get_args(Filter)
+
+
+def test_each_filter_resizes_in_its_own_way() -> None:
+    """One white column of 8, made half as wide: OpenCV takes the mean of two columns, Pillow's
+    filters reach further. Enlarged, no value lies beyond the border."""
+    columns = np.zeros((8, 8, 3), np.uint8)
+    columns[:, 3] = 255
+    shown = {name: resize_image(Image.fromarray(columns), 4, name)[0, :, 0] for name in FILTERS}
+    assert shown["opencv"].tolist() in ([0, 127, 0, 0], [0, 128, 0, 0])
+    assert shown["bilinear"].tolist() == [0, 96, 32, 0]  # 3/8 and 1/8: a triangle of width 4
+    assert shown["bicubic"][1] > shown["bilinear"][1] and shown["bicubic"][0] == 0
+    ramp = np.repeat(np.array([[0, 80, 160, 240]], np.uint8), 4, axis=0)
+    enlarged = resize_image(Image.fromarray(ramp).convert("RGB"), 8, "opencv")[0, :, 0]
+    np.testing.assert_allclose(enlarged, [0, 20, 60, 100, 140, 180, 220, 240], atol=1)
 
 
 def test_images_shrink_with_antialias_and_masks_by_nearest(tmp_path: Path) -> None:

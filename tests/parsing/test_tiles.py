@@ -26,6 +26,20 @@ def test_tiles_equal_the_picture_as_a_whole(size: tuple[int, int]) -> None:
     np.testing.assert_allclose(parsing.confidence(), expected.max(2), atol=1e-6)
 
 
+def test_corners_can_be_aligned() -> None:
+    """Logits that rise by 1 from column to column: the corners' centres meet, each step is 1/3."""
+    ramp = np.arange(4, dtype=np.float32)
+    logits = np.stack([np.full((4, 4), 1.5), np.tile(ramp, (4, 1))], -1).astype(np.float32)
+    level = Level(jnp.asarray(logits)[None, None, None], (0,), (0,), (16, 16), (16, 16), True)
+    parsing = Parsing(Picture("none", [], (10, 10)), [level])
+    rising = np.arange(10) / 3
+    expected = 1 / (1 + np.exp(rising - 1.5))
+    np.testing.assert_allclose(parsing.probability("background")[4], expected, atol=1e-6)
+    assert (parsing.mask == (rising > 1.5)).all()
+    block = predict_label(logits, np.array([10, 10]), (10, 10), align_corners=True)
+    np.testing.assert_array_equal(block, parsing.mask)
+
+
 @pytest.mark.parametrize(
     ("length", "window", "stride", "starts"),
     [
@@ -48,6 +62,9 @@ def test_a_window_over_the_whole_picture_is_plain_resizing() -> None:
     for in_size, out_size in [(16, 5), (16, 64), (7, 100)]:
         matrix = window_matrix(in_size, 0, 96, 96, out_size)
         np.testing.assert_allclose(matrix, resize_matrix(in_size, out_size), atol=1e-12)
+        matrix = window_matrix(in_size, 0, 96, 96, out_size, align_corners=True)
+        aligned = resize_matrix(in_size, out_size, align_corners=True)
+        np.testing.assert_allclose(matrix, aligned, atol=1e-12)
 
 
 def test_windows_are_averaged_where_they_overlap() -> None:

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -54,3 +55,13 @@ def test_both_heads_have_the_loss_of_the_config(monkeypatch: pytest.MonkeyPatch)
     trees = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), trees)
     assert [float(part) for part in parts(*trees)] == [2.5, 2.5, 2, 0.5]
     assert shapes == [((1, 19, 64, 64), (1, 64, 64))] * 2
+
+
+def test_a_network_need_not_have_an_auxiliary_head() -> None:
+    config = replace(CONFIG, auxiliary_channels=0)
+    graphdef, *trees = split_model(config)
+    assert trees[0].keys() == {"backbone", "decode_head"}
+    image, label = np.zeros((1, 64, 64, 3), np.float32), np.zeros((1, 64, 64), np.uint8)
+    step = partial(steps.losses, graphdef, config=config)
+    total, (metrics, _) = jax.eval_shape(step, *trees, image, label, key=jax.random.key(0))
+    assert total.shape == metrics.auxiliary_loss.shape == ()

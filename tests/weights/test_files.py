@@ -14,6 +14,8 @@ from jaxparse.models import split_model
 from jaxparse.weights.files import (
     BEST_WEIGHTS,
     NETWORK_FIELDS,
+    PREPROCESSING_FIELDS,
+    config_of_weights,
     flatten,
     load_network,
     load_weights,
@@ -123,8 +125,13 @@ def test_files_that_record_fewer_fields_are_compared_by_those(
         "head_channels": 64,
         "auxiliary_channels": 32,
         "image_size": 128,
+        "resize_filter": "bilinear",
+        "image_mean": [123.675, 116.28, 103.53],
+        "image_std": [58.395, 57.12, 57.375],
+        "align_corners": False,
     }
-    del fields["head"], fields["image_size"]  # as before there was more than one
+    for name in ("head", *PREPROCESSING_FIELDS):  # as before there was more than one
+        del fields[name]
     del metadata["crc32"]
     save_file(arrays, path, metadata | {"network": json.dumps(fields)})
     assert load(path).keys() == arrays.keys()
@@ -254,3 +261,16 @@ def test_metadata_is_not_trusted(
     save_file(arrays, path, metadata)
     with refuses(path, words):
         load_network(path)
+
+
+def test_preprocessing_comes_with_the_weights(
+    tmp_path: Path, arrays: dict[str, np.ndarray]
+) -> None:
+    """A file is read with its own; a run or an experiment with another one is refused."""
+    path = tmp_path / "w.safetensors"
+    own = {"resize_filter": "opencv", "image_mean": (127.5,) * 3, "align_corners": True}
+    save_weights(path, arrays, replace(CONFIG, **own), "a test")
+    config = config_of_weights(path)
+    assert {name: getattr(config, name) for name in own} == own
+    with refuses(path, "resize_filter opencv, not bilinear", "align_corners True", "--exp"):
+        load(path)

@@ -23,7 +23,8 @@ def resize_matrix(
     """
     pixels = first + np.arange(rows or out_size)
     if align_corners:
-        centres = pixels * ((in_size - 1) / max(out_size - 1, 1))
+        # Not max: a traced out_size is no Python number.
+        centres = pixels * ((in_size - 1) / (out_size - 1 + (out_size == 1)))
     else:
         centres = (pixels + 0.5) * (in_size / out_size) - 0.5
     return linear_weights(centres, in_size)
@@ -85,12 +86,12 @@ def resize_bilinear(x: Array, size: tuple[int, int], align_corners: bool = False
     return apply_separable(x, *resize_matrices(x, size, align_corners))
 
 
-def resize_logits(logits: Array, size: tuple[int, int]) -> Array:
+def resize_logits(logits: Array, size: tuple[int, int], align_corners: bool = False) -> Array:
     """[B, h, w, C] -> [B, C, *size], bilinear.
 
     Classes move to the front: 19 is a poor innermost dimension for any vector unit.
     """
-    return apply_class_first(logits, *resize_matrices(logits, size))
+    return apply_class_first(logits, *resize_matrices(logits, size, align_corners))
 
 
 def apply_class_first(logits: Array, rows: np.ndarray, columns: np.ndarray) -> Array:
