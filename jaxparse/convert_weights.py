@@ -35,13 +35,16 @@ from jaxparse.weights.names import (
     DROPPED,
     TIMM_WEIGHTS,
     default_weights,
-    from_unfold_order,
     mmseg_naming,
     recognise,
-    rename,
-    rename_back,
     require_network,
     timm_name,
+)
+from jaxparse.weights.naming import (
+    from_unfold_order,
+    regroup,
+    rename,
+    rename_back,
     to_unfold_order,
 )
 
@@ -71,6 +74,7 @@ def convert(path: str | Path, state_dict: Mapping[str, np.ndarray], config: Conf
     if len(arrays) < len(renamed):
         [(name, _)] = Counter(name for name, _ in renamed).most_common(1)
         raise ValueError(f"{path} has more than one array for {name}; save it with one")
+    arrays = regroup(arrays, *naming.regrouped)
     require_network(path, arrays, config)
     _, params, batch_stats = split_model(config)
     needed = flatten(params) | flatten(batch_stats)
@@ -83,10 +87,11 @@ def convert(path: str | Path, state_dict: Mapping[str, np.ndarray], config: Conf
 
 def to_mmseg(arrays: Mapping[str, np.ndarray], config: Config) -> dict[str, np.ndarray]:
     """Arrays of the whole network of `config` -> mmsegmentation's state dict, buffers included."""
-    naming = mmseg_naming(config.backbone)
+    naming = mmseg_naming(config)
     if naming.unfolded:
         merging = {k: to_unfold_order(v) for k, v in arrays.items() if ".downsample." in k}
         arrays = {**arrays, **merging}
+    arrays = regroup(arrays, *naming.regrouped[::-1])
     state_dict = dict(rename_back(naming, name, array) for name, array in arrays.items())
     for key in list(state_dict):
         if key.endswith("running_var"):

@@ -12,7 +12,8 @@ from jaxparse.config import Config, load_experiment, save_config
 from jaxparse.convert_weights import convert, convert_file, to_mmseg
 from jaxparse.models import split_model
 from jaxparse.weights.files import flatten, read_weights, save_weights
-from jaxparse.weights.names import recognise, rename
+from jaxparse.weights.names import recognise
+from jaxparse.weights.naming import rename
 from tests import foreign, reference
 from tests.foreign import StateDict, require_equal, write
 from tests.refusal import refuses
