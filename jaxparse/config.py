@@ -17,7 +17,7 @@ from jaxparse.files import atomic_path, brief, read_json, reason
 
 SYNTHETIC = "synthetic"  # the data_dir of the built-in drawn faces
 
-Head = Literal["upernet", "deeplabv3plus", "psanet"]
+Head = Literal["upernet", "deeplabv3plus", "psanet", "segformer", "segformer_mmseg"]
 Filter = Literal["bilinear", "bicubic", "opencv"]
 Optimizer = Literal["adamw", "sgd"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -68,8 +68,8 @@ class Config:
 
     # Model
     backbone: str = "swin_t"
-    """Backbone: swin_t, swin_b, swin_nano, resnet50_v1c, resnet101_v1c, resnet50,
-    resnet101 or resnet_slim."""
+    """Backbone: swin_t, swin_s, swin_b, swin_nano, mit_b0 to mit_b5, mit_slim, resnet50_v1c,
+    resnet101_v1c, resnet50, resnet101 or resnet_slim."""
     head: Head = "upernet"
     """Decode head."""
     head_channels: int = 512
@@ -79,7 +79,7 @@ class Config:
     align_corners: bool = False
     """Resize logits so that the corner pixels' centres meet, as BiSeNet does."""
     drop_path_rate: float = 0.3
-    """Drop path of Swin's last block; it rises linearly from 0 at the first."""
+    """Drop path of a transformer's last block; it rises linearly from 0 at the first."""
     dropout_rate: float = 0.1
     """Share of whole channels dropped before each classifier."""
 

@@ -22,7 +22,8 @@ from jaxparse.config import Config, load_experiment
 from jaxparse.models import split_model
 from jaxparse.weights.conversion import convert
 from jaxparse.weights.files import flatten, unflatten
-from jaxparse.weights.names import recognise, rename
+from jaxparse.weights.names import recognise
+from jaxparse.weights.naming import rename
 
 EXPERIMENTS = {  # network -> an experiment that has it, where that has another name
     "deeplabv3plus_r50": "deeplabv3plus_r50_20k",

@@ -13,7 +13,8 @@ from jaxparse.convert_weights import convert_file
 from jaxparse.models import split_model
 from jaxparse.weights.conversion import convert, to_mmseg
 from jaxparse.weights.files import flatten, read_weights, save_weights
-from jaxparse.weights.names import recognise, rename
+from jaxparse.weights.names import recognise
+from jaxparse.weights.naming import rename
 from tests import foreign, reference
 from tests.foreign import StateDict, require_equal, write
 from tests.refusal import refuses

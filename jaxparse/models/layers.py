@@ -46,7 +46,7 @@ class Linear(nnx.Module):
 
 
 class Conv(nnx.Module):
-    """Convolution without bias, size×size, odd, with padding that keeps the size at stride 1."""
+    """Convolution size×size, odd, with padding that keeps the size at stride 1."""
 
     def __init__(
         self,
@@ -57,13 +57,20 @@ class Conv(nnx.Module):
         rngs: nnx.Rngs,
         stride: int = 1,
         dilation: int = 1,
+        use_bias: bool = False,
         kernel_init: nnx.initializers.Initializer = kaiming_init,
     ) -> None:
         shape = (size, size, in_channels, channels)
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape))
+        if use_bias:
+            self.bias = nnx.Param(jnp.zeros(channels))
         self.stride, self.dilation = stride, dilation
 
     def __call__(self, x: Array) -> Array:
+        x = self._convolve(x)
+        return x + self.bias[...].astype(x.dtype) if hasattr(self, "bias") else x
+
+    def _convolve(self, x: Array) -> Array:
         kernel = self.kernel[...].astype(x.dtype)
         if kernel.shape[0] == 1:
             return matmul(x[:, :: self.stride, :: self.stride], kernel[0, 0])
@@ -73,14 +80,25 @@ class Conv(nnx.Module):
 
 
 class DepthwiseConv(nnx.Module):
-    """3×3 convolution of each channel by its own kernel, without bias."""
+    """3×3 convolution of each channel by its own kernel."""
 
-    def __init__(self, channels: int, dilation: int, *, rngs: nnx.Rngs) -> None:
-        self.kernel = nnx.Param(kaiming_init(rngs.params(), (3, 3, 1, channels)))
+    def __init__(
+        self,
+        channels: int,
+        dilation: int,
+        *,
+        rngs: nnx.Rngs,
+        use_bias: bool = False,
+        kernel_init: nnx.initializers.Initializer = kaiming_init,
+    ) -> None:
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (3, 3, 1, channels)))
+        if use_bias:
+            self.bias = nnx.Param(jnp.zeros(channels))
         self.dilation = dilation
 
     def __call__(self, x: Array) -> Array:
-        return depthwise_conv3x3(x, self.kernel[...].astype(x.dtype), self.dilation)
+        x = depthwise_conv3x3(x, self.kernel[...].astype(x.dtype), self.dilation)
+        return x + self.bias[...].astype(x.dtype) if hasattr(self, "bias") else x
 
 
 class ResizeConcatConv(nnx.Module):

@@ -237,5 +237,6 @@ class Swin(nnx.Module):
 SIZES = {
     "swin_nano": SwinSize(32, (2, 2, 2, 2), (1, 2, 4, 8)),
     "swin_t": SwinSize(96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "swin_s": SwinSize(96, (2, 2, 18, 2), (3, 6, 12, 24)),
     "swin_b": SwinSize(128, (2, 2, 18, 2), (4, 8, 16, 32)),
 }

@@ -19,16 +19,19 @@ from jaxparse.weights.files import flatten, require_match
 from jaxparse.weights.names import (
     ACCEPTED,
     DROPPED,
-    HEADS,
-    Naming,
     backbone_of,
-    from_unfold_order,
     head_of,
     mmseg_naming,
     recognise,
+    require_network,
+)
+from jaxparse.weights.naming import (
+    HEADS,
+    Naming,
+    from_unfold_order,
+    regroup,
     rename,
     rename_back,
-    require_network,
     to_unfold_order,
 )
 
@@ -69,6 +72,7 @@ def convert(
     if len(arrays) < len(renamed):
         [(name, _)] = Counter(name for name, _ in renamed).most_common(1)
         raise ValueError(f"{path} has more than one array for {name}; save it with one")
+    arrays = regroup(arrays, *naming.regrouped)
     if config:
         require_network(path, arrays, config)
         require_preprocessing(path, naming, config)
@@ -143,10 +147,11 @@ def to_official_order(arrays: Mapping[str, np.ndarray], order: str) -> dict[str,
 
 def to_mmseg(arrays: Mapping[str, np.ndarray], config: Config) -> dict[str, np.ndarray]:
     """Arrays of the whole network of `config` -> mmsegmentation's state dict, buffers included."""
-    naming = mmseg_naming(config.backbone)
+    naming = mmseg_naming(config)
     if naming.unfolded:
         merging = {k: to_unfold_order(v) for k, v in arrays.items() if ".downsample." in k}
         arrays = {**arrays, **merging}
+    arrays = regroup(arrays, *naming.regrouped[::-1])
     state_dict = dict(rename_back(naming, name, array) for name, array in arrays.items())
     for key in list(state_dict):
         if key.endswith("running_var"):

@@ -1,21 +1,28 @@
-"""Kinds of checkpoints: their names for our parameters, and which network a file holds.
+"""Kinds of checkpoints, and which network a file holds.
 
-A table of strings to replace, in order, turns their names into ours; in reverse order, ours into
-theirs. Kernels are transposed to HWIO and [in, out]. Microsoft and mmsegmentation put a stage's
-downsampling at the end of the previous stage; mmsegmentation numbers the modules of a Sequential.
+Microsoft and mmsegmentation put a stage's downsampling at the end of the previous stage;
+mmsegmentation numbers the modules of a Sequential.
 """
 
 import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from jaxparse.classes import LabelOrder
 from jaxparse.config import Config
-from jaxparse.models import resnet, swin
+from jaxparse.models import resnet, segformer, swin
+from jaxparse.weights.naming import HEADS, MMSEG_HEADS, STATISTICS, Naming, Parts, Renames
+from jaxparse.weights.segformer_names import (
+    HF_HEADS,
+    HF_MIT_BACKBONE,
+    HF_SEGFORMER,
+    MMSEG_MIT_BACKBONE,
+    MMSEG_SEGFORMER,
+    NVIDIA_MIT,
+)
 
 # timm's ImageNet-1K weights of each backbone: timm's defaults except for Swin-B, whose default is
 # ms_in22k_ft_in1k; the recipes start from ImageNet-1K only.
@@ -31,15 +38,15 @@ TIMM_WEIGHTS = {
 TIMM_WEIGHTS_OF_FILES = {"swin_b_imagenet22k": "swin_base_patch4_window7_224.ms_in22k"}
 # Computed from the sizes here; batch norm's momentum is constant.
 BUFFERS = r"(relative_position_index|attn_mask|num_batches_tracked)$"
-DROPPED = rf"{BUFFERS}|^(norm|head|fc)\."  # the latter: ImageNet's classifier
-HEADS = ("decode_head.", "auxiliary_head.")
+DROPPED = rf"{BUFFERS}|^(norm|head|fc|classifier)\."  # the latter: ImageNet's classifier
 HEAD_MARKERS = {  # a parameter that only this decode head has
     "upernet": "decode_head.psp_modules.0.conv.kernel",
     "deeplabv3plus": "decode_head.sep_bottleneck.0.pointwise_conv.conv.kernel",
     "psanet": "decode_head.attention_p.0.conv.kernel",
+    "segformer": "decode_head.linear_c.0.kernel",
+    "segformer_mmseg": "decode_head.fusion_conv.conv.kernel",
 }
 
-Renames = tuple[tuple[str, str], ...]  # theirs, ours
 # From the last stage on, so that nothing is renamed twice.
 NEXT_STAGE: Renames = tuple(
     (f"layers.{stage}.downsample.", f"layers.{stage + 1}.downsample.") for stage in (2, 1, 0)
@@ -58,12 +65,6 @@ PLAIN_STEM: Renames = (
     ("backbone.conv1.", "backbone.stem.0.conv."),
     ("backbone.bn1.", "backbone.stem.0.bn."),
 )
-STATISTICS: Renames = ((".running_mean", ".mean"), (".running_var", ".var"))
-MMSEG_HEADS: Renames = (
-    *((f"psp_modules.{i}.1.", f"psp_modules.{i}.") for i in range(4)),
-    ("image_pool.1.", "image_pool."),
-    *STATISTICS,
-)
 MMSEG_BLOCKS: Renames = (
     ("backbone.patch_embed.projection.", "backbone.patch_embed.proj."),
     ("backbone.stages.", "backbone.layers."),
@@ -71,21 +72,23 @@ MMSEG_BLOCKS: Renames = (
     (".ffn.layers.0.0.", ".mlp.fc1."),
     (".ffn.layers.1.", ".mlp.fc2."),
 )
-
-
-class Naming(NamedTuple):
-    """A kind of checkpoint: a segmentor, or an ImageNet backbone, whose names need a prefix."""
-
-    name: str
-    markers: tuple[str, ...]  # keys found in every file of this kind and in no other kind
-    renames: Renames
-    fresh: tuple[str, ...] = ()  # prefixes of parameters that such files lack
-    prefix: str = ""  # of our names
-    unfolded: bool = False  # patch merging orders its four neighbours as torch's unfold does
-    label_order: LabelOrder = "official"
-    fields: tuple[tuple[str, Any], ...] = ()  # of Config: the preprocessing, if not the default
-
-
+HF_SWIN: Renames = (
+    ("backbone.embeddings.patch_embeddings.projection.", "backbone.patch_embed.proj."),
+    ("backbone.embeddings.norm.", "backbone.patch_embed.norm."),
+    ("backbone.encoder.layers.", "backbone.layers."),
+    *((f"backbone.hidden_states_norms.stage{i + 1}.", f"backbone.norm{i}.") for i in range(4)),
+    (".layernorm_before.", ".norm1."),
+    (".layernorm_after.", ".norm2."),
+    (".attention.self.", ".attn."),
+    (".attention.output.dense.", ".attn.proj."),
+    (".intermediate.dense.", ".mlp.fc1."),
+    (".output.dense.", ".mlp.fc2."),
+    *NEXT_STAGE,
+)
+QUERY_KEY_VALUE: tuple[Parts, Parts] = (
+    ((".attn.query.", 1), (".attn.key.", 1), (".attn.value.", 1)),
+    ((".attn.qkv.", 1),),
+)
 BOTTLENECK = "layer1.0.conv3.weight"
 MMSEG_SWIN = Naming(
     "mmsegmentation Swin segmentor",
@@ -132,8 +135,16 @@ OPENMMLAB = TIMM_RESNET._replace(
     markers=("stem.0.weight", BOTTLENECK),
     renames=(*DEEP_STEM, *STATISTICS),
 )
+HF_UPERNET = Naming(
+    "Hugging Face Swin + UPerNet",
+    ("backbone.embeddings.patch_embeddings.projection.bias", "decode_head.classifier.bias"),
+    (*HF_SWIN, *HF_HEADS),
+    regrouped=QUERY_KEY_VALUE,
+)
 NAMINGS = (MMSEG_SWIN, MMSEG_RESNET_V1C, MMSEG_RESNET, TIMM_SWIN, MICROSOFT)
 NAMINGS += (TIMM_RESNET, TIMM_RESNET_C, OPENMMLAB)
+NAMINGS += (HF_SEGFORMER, HF_MIT_BACKBONE, HF_UPERNET)
+NAMINGS += (MMSEG_SEGFORMER, MMSEG_MIT_BACKBONE, NVIDIA_MIT)
 ACCEPTED = f"accepted: {', '.join(naming.name for naming in NAMINGS)}"
 
 
@@ -145,10 +156,18 @@ def recognise(path: str | Path, names: Mapping[str, Any]) -> Naming:
     raise ValueError(f"{path} is not a checkpoint of a known kind; {ACCEPTED}")
 
 
-def mmseg_naming(backbone: str) -> Naming:
-    """mmsegmentation's names for a segmentor with this backbone. Raises ValueError for others."""
+def mmseg_naming(config: Config) -> Naming:
+    """mmsegmentation's names for the segmentor of `config`. Raises ValueError if it has none."""
+    backbone = config.backbone
+    if config.head == "segformer":
+        raise ValueError(
+            "mmsegmentation has no head segformer, only the segformer_mmseg of this package; "
+            "--to mmseg cannot write it"
+        )
     if backbone in swin.SIZES:
         return MMSEG_SWIN
+    if backbone in segformer.SIZES:
+        return MMSEG_SEGFORMER
     if backbone not in resnet.SIZES:
         raise ValueError(f"mmsegmentation has no backbone {backbone}; --to mmseg cannot write it")
     return MMSEG_RESNET_V1C if resnet.SIZES[backbone].deep_stem else MMSEG_RESNET
@@ -170,47 +189,28 @@ def timm_name(name: str) -> str | None:
     return name if tag else tagged[model]
 
 
-def rename(naming: Naming, key: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    """Name and array in this package's layout, except for the order of patch merging."""
-    name = naming.prefix + key
-    for theirs, ours in naming.renames:
-        name = name.replace(theirs, ours)
-    if name.endswith(".weight"):
-        name = name.removesuffix("weight") + ("kernel" if array.ndim > 1 else "scale")
-    if name.endswith(".kernel"):
-        # OIHW -> HWIO, [out, in] -> [in, out]
-        array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-    return name, array
+def _spaced(numbers: tuple[int, ...]) -> str:
+    return " ".join(map(str, numbers))
 
 
-def rename_back(naming: Naming, name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    """Inverse of `rename`."""
-    if name.endswith(".kernel"):
-        array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-    name = re.sub(r"\.(kernel|scale)$", ".weight", name)
-    for theirs, ours in reversed(naming.renames):
-        name = name.replace(ours, theirs)
-    return name.removeprefix(naming.prefix), array
-
-
-def from_unfold_order(array: np.ndarray) -> np.ndarray:
-    """[4C, ...] indexed channel, row, column as torch's unfold does -> column, row, channel."""
-    neighbours = array.reshape(-1, 2, 2, *array.shape[1:])  # C row column
-    return neighbours.swapaxes(0, 2).reshape(array.shape)
-
-
-def to_unfold_order(array: np.ndarray) -> np.ndarray:
-    """Inverse of `from_unfold_order`."""
-    neighbours = array.reshape(2, 2, -1, *array.shape[1:])  # column row C
-    return neighbours.swapaxes(0, 2).reshape(array.shape)
+def _depths(arrays: Mapping[str, np.ndarray], stages: str) -> tuple[int, ...]:
+    """Blocks of each stage, by the regular expression that begins their names."""
+    pattern = rf"backbone\.{stages}(\d)\.(?:blocks\.)?(\d+)\."
+    blocks = {match.groups() for name in arrays if (match := re.match(pattern, name))}
+    return tuple(count for _, count in sorted(Counter(stage for stage, _ in blocks).items()))
 
 
 def backbone_of(arrays: Mapping[str, np.ndarray]) -> tuple[str, str]:
     """Name and sizes of the backbone in arrays by our names, both for people."""
-    pattern = r"backbone\.(?:layers\.|layer)(\d)\.(?:blocks\.)?(\d+)\."
-    blocks = {match.groups() for name in arrays if (match := re.match(pattern, name))}
-    depths = tuple(count for _, count in sorted(Counter(stage for stage, _ in blocks).items()))
-    shown = f"depths {' '.join(map(str, depths))}"
+    if "backbone.stages.0.patch_embed.proj.bias" in arrays:
+        depths = _depths(arrays, r"stages\.")
+        keys = (f"backbone.stages.{stage}.patch_embed.proj.bias" for stage in range(4))
+        channels = tuple(arrays[key].size for key in keys if key in arrays)
+        names = {(size.channels, size.depths): name for name, size in segformer.SIZES.items()}
+        name = names.get((channels, depths), "a MiT of unknown size")
+        return name, f"channels {_spaced(channels)}, depths {_spaced(depths)}"
+    depths = _depths(arrays, r"(?:layers\.|layer)")
+    shown = f"depths {_spaced(depths)}"
     if "backbone.patch_embed.proj.bias" in arrays:
         embed_dim = arrays["backbone.patch_embed.proj.bias"].size
         names = {(size.embed_dim, size.depths): name for name, size in swin.SIZES.items()}

@@ -9,14 +9,11 @@ from jaxparse.weights.names import (
     NAMINGS,
     TIMM_WEIGHTS,
     default_weights,
-    from_unfold_order,
     recognise,
-    rename,
-    rename_back,
     require_network,
     timm_name,
-    to_unfold_order,
 )
+from jaxparse.weights.naming import from_unfold_order, rename, rename_back, to_unfold_order
 from tests import foreign, reference
 from tests.foreign import StateDict
 from tests.refusal import refuses
