@@ -122,10 +122,10 @@ class Config:
     """Weight of the auxiliary head's loss in the total loss."""
     cross_entropy_weight: float = 1.0
     """Weight of cross-entropy."""
-    cross_entropy_divisor: Literal["pixels", "valid", "weights"] = "pixels"
+    cross_entropy_divisor: Literal["pixels", "valid", "weights", "kept"] = "pixels"
     """What the sum of the pixels' cross-entropy is divided by: the number of pixels, ignored ones
-    included (mmsegmentation 0.x); of valid pixels; or the sum of their weights
-    (mmsegmentation 1.x)."""
+    included (mmsegmentation 0.x); of valid pixels; the sum of their weights (mmsegmentation 1.x);
+    or the number of pixels that OHEM keeps (zllrunning)."""
     class_weights: tuple[float, ...] = ()
     """Weights of the 19 classes in cross-entropy; none are all 1."""
     label_smoothing: float = 0.0
