@@ -54,7 +54,8 @@ def make_statistics_step(config: Config) -> Callable[..., dict[str, Any]]:
         params: dict[str, Any], average: dict[str, Any], image: Array, number: Array
     ) -> dict[str, Any]:
         model = nnx.merge(graphdef, params, jax.tree.map(jnp.zeros_like, average))
-        model = nnx.view(model, deterministic=True, use_running_average=False, remat=False)
+        mode = {"deterministic": True, "use_running_average": False, "remat": False}
+        model = nnx.view(model, raise_if_not_found=False, **mode)  # BiSeNet has no dropout
         model(normalise(image, config))
         # Running statistics that start at 0 are now this share of the batch's.
         share = 1 - BATCH_NORM_MOMENTUM

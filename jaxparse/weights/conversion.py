@@ -105,10 +105,11 @@ def network_of(path: str | Path, arrays: Mapping[str, np.ndarray]) -> dict[str, 
     if " " in backbone or " " in head:  # "a Swin of unknown size"
         raise ValueError(f"{path} holds {backbone} ({sizes}){head and f' + {head}'}; {ACCEPTED}")
     if whole:
-        fields["head"] = head
+        fields |= {"head": head, "auxiliary_channels": 0}
         for name, part in (("head_channels", "decode"), ("auxiliary_channels", "auxiliary")):
-            classifier = arrays.get(f"{part}_head.conv_seg.kernel")
-            fields[name] = 0 if classifier is None else int(classifier.shape[-2])
+            classifier = arrays.get(f"{part}_head.conv_seg.kernel")  # BiSeNet has three others
+            if classifier is not None:
+                fields[name] = int(classifier.shape[-2])
     return fields
 
 
