@@ -1,13 +1,12 @@
 """Weights of other packages -> this package's file, and back: `python -m jaxparse.convert_weights`.
 
-A segmentor trained with mmsegmentation (0.x or 1.x) is converted whole, and back; an ImageNet
-network of timm, Microsoft or OpenMMLab gives the backbone, for any head. A file whose names and
-shapes are not exactly those of the network is refused.
+The network is told by names and shapes. A segmentor is converted whole; an ImageNet network gives
+the backbone, for any head. A file that does not fit exactly is refused (weights/conversion.py).
 """
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -17,88 +16,17 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxparse import cli
-from jaxparse.classes import LABEL_ORDERS, NAMES, PALETTE, LabelOrder
+from jaxparse.classes import NAMES, PALETTE, LabelOrder
 from jaxparse.config import Config, load_experiment
 from jaxparse.files import require_writable_file
-from jaxparse.models import split_model, swin
-from jaxparse.weights.files import (
-    find_weights,
-    flatten,
-    load_weights,
-    read_weights,
-    require_match,
-    save_weights,
-)
-from jaxparse.weights.foreign import download, read_checkpoint, write_torch
-from jaxparse.weights.names import (
-    BUFFERS,
-    DROPPED,
-    TIMM_WEIGHTS,
-    default_weights,
-    mmseg_naming,
-    recognise,
-    require_network,
-    timm_name,
-)
-from jaxparse.weights.naming import (
-    from_unfold_order,
-    regroup,
-    rename,
-    rename_back,
-    to_unfold_order,
-)
+from jaxparse.weights.conversion import Conversion, convert, to_mmseg
+from jaxparse.weights.files import flatten, is_ours, read_weights, save_weights
+from jaxparse.weights.find import find_weights, load_network
+from jaxparse.weights.foreign import read_checkpoint, write_torch
+from jaxparse.weights.hub import checkpoint_in, download, is_hub_name, preprocessing_in
+from jaxparse.weights.names import BUFFERS, TIMM_WEIGHTS, default_weights, timm_name
 
 PARTS = ("backbone", "decode_head", "auxiliary_head")
-
-
-class Conversion(NamedTuple):
-    """What became of a checkpoint."""
-
-    naming: str
-    arrays: dict[str, np.ndarray]  # by this package's names
-    dropped: list[str]  # the checkpoint's names
-    fresh: tuple[str, ...]  # prefixes of this package's names
-
-
-def convert(path: str | Path, state_dict: Mapping[str, np.ndarray], config: Config) -> Conversion:
-    """The arrays of a checkpoint for the network of `config`; `path` is for messages.
-
-    Strict: raises ValueError unless every key is used or matches DROPPED, and every parameter and
-    statistic is set, in its shape, or is one of the naming's `fresh` ones.
-    """
-    naming = recognise(path, state_dict)
-    dropped = [key for key in state_dict if re.search(DROPPED, key)]
-    used = state_dict.keys() - set(dropped)
-    renamed = [rename(naming, key, state_dict[key]) for key in state_dict if key in used]
-    arrays = dict(renamed)
-    if len(arrays) < len(renamed):
-        [(name, _)] = Counter(name for name, _ in renamed).most_common(1)
-        raise ValueError(f"{path} has more than one array for {name}; save it with one")
-    arrays = regroup(arrays, *naming.regrouped)
-    require_network(path, arrays, config)
-    _, params, batch_stats = split_model(config)
-    needed = flatten(params) | flatten(batch_stats)
-    needed = {k: v for k, v in needed.items() if not k.startswith(naming.fresh)}
-    require_match(path, arrays, needed)
-    if naming.unfolded:
-        arrays |= {k: from_unfold_order(v) for k, v in arrays.items() if ".downsample." in k}
-    return Conversion(naming.name, arrays, dropped, naming.fresh)
-
-
-def to_mmseg(arrays: Mapping[str, np.ndarray], config: Config) -> dict[str, np.ndarray]:
-    """Arrays of the whole network of `config` -> mmsegmentation's state dict, buffers included."""
-    naming = mmseg_naming(config)
-    if naming.unfolded:
-        merging = {k: to_unfold_order(v) for k, v in arrays.items() if ".downsample." in k}
-        arrays = {**arrays, **merging}
-    arrays = regroup(arrays, *naming.regrouped[::-1])
-    state_dict = dict(rename_back(naming, name, array) for name, array in arrays.items())
-    for key in list(state_dict):
-        if key.endswith("running_var"):
-            state_dict[key.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
-        elif key.endswith("relative_position_bias_table"):
-            state_dict[key.replace("bias_table", "index")] = swin.relative_position_index()
-    return state_dict
 
 
 def conversion_table(conversion: Conversion) -> Table:
@@ -121,67 +49,101 @@ def conversion_table(conversion: Conversion) -> Table:
     return table
 
 
-def find_checkpoint(exp: str, config: Config, weights: str | None) -> tuple[Path, str]:
-    """The file to convert and its name for people; timm's is downloaded unless it is cached."""
+class Checkpoint(NamedTuple):
+    """A file to convert."""
+
+    path: Path
+    label: str  # its name for people
+    preprocessing: dict[str, object]  # fields of Config that are stated beside it
+
+
+def find_checkpoint(exp: str | None, config: Config | None, weights: str | None) -> Checkpoint:
+    """The file to convert; one of the hub is downloaded unless it is cached."""
+    if weights is None and config is None:
+        raise ValueError("give --checkpoint FILE_OR_HUB_NAME, or --exp for timm's weights")
     weights = weights or default_weights(config)
     if weights is None:
         raise ValueError(f"timm has no ImageNet weights of {config.backbone}; give --weights FILE")
-    if Path(weights).is_file():
-        return Path(weights), weights
-    name = timm_name(weights)
-    if name is None:
+    if Path(weights).exists():
+        return Checkpoint(Path(weights), weights, {})
+    if model := timm_name(weights):
+        weights = f"timm/{model}"
+    elif not is_hub_name(weights):
         models = ", ".join(full.split(".")[0] for full in TIMM_WEIGHTS.values())
         raise ValueError(
-            f"there is no file {weights}; --weights takes a file, or one of timm's models {models}"
+            f"there is no file {weights}; --weights takes a file, a repository of the Hugging Face "
+            f"hub (user/name), or one of timm's models {models}"
         )
-    return download(name, cli.line_for_shell("convert_weights", "--exp", exp)), f"timm/{name}"
+    folder = download(weights, ("--exp", exp) if exp else ())
+    return Checkpoint(checkpoint_in(folder, weights), weights, preprocessing_in(folder))
 
 
-def default_output(exp: str, config: Config, whole: bool) -> Path:
-    """The experiment's init_weights for a backbone; weights/NAME.safetensors for a segmentor."""
-    if not whole and config.init_weights.endswith(".safetensors"):
+def default_output(exp: str | None, label: str, config: Config, whole: bool) -> Path:
+    """The experiment's init_weights for a backbone; weights/NAME.safetensors for a segmentor, by
+    the experiment's name or else the checkpoint's."""
+    if exp and not whole and config.init_weights.endswith(".safetensors"):
         return Path(config.init_weights)
-    return Path(f"weights/{Path(exp).stem}.safetensors")
-
-
-def to_official_order(arrays: Mapping[str, np.ndarray], order: str) -> dict[str, np.ndarray]:
-    """Arrays whose classifiers number the classes by `order` -> by the official order."""
-    columns = np.argsort(LABEL_ORDERS[order])
-    return {k: v[..., columns] if ".conv_seg." in k else v for k, v in arrays.items()}
+    name = Path(exp).stem if exp else Path(label).name.partition("@")[0]
+    return Path(f"weights/{re.sub(r'[.](pth|pt|bin|ckpt|safetensors)$', '', name)}.safetensors")
 
 
 def import_weights(
-    exp: str,
+    exp: str | None,
     weights: str | None,
     output: Path | None = None,
-    label_order: LabelOrder = "official",
+    label_order: LabelOrder | None = None,
+    fresh_classifier: bool = False,
+    image_size: int | None = None,
 ) -> None:
-    """Converts a file of another package, or a timm model by its name, to this package's file."""
+    """Converts a file of another package, or a repository of the hub, to this package's file."""
     if output:
         require_writable_file(output)
-    config = load_experiment(exp)
-    path, label = find_checkpoint(exp, config, weights)
-    conversion = convert(label, read_checkpoint(path), config)
-    output = output or default_output(exp, config, whole=not conversion.fresh)
+    config = load_experiment(exp) if exp else None
+    path, label, preprocessing = find_checkpoint(exp, config, weights)
+    if path.is_file() and is_ours(path):
+        raise ValueError(f"{label} is a file of jaxparse already; give it to predict --weights")
+    conversion = convert(label, read_checkpoint(path), config, label_order, fresh_classifier)
+    size = {"image_size": image_size} if image_size else {}
+    config = config or replace(conversion.config, **preprocessing | size)
+    output = output or default_output(exp, label, config, whole=not conversion.fresh)
     if output.resolve() == path.resolve():
         raise ValueError(f"--output {output} is the file to convert; give another --output")
     origin = f"{conversion.naming}, {Path(label).name}"
-    arrays = to_official_order(conversion.arrays, label_order)
-    save_weights(output, arrays, config, origin, conversion.fresh)
-    next_step = ("train", "--init-weights") if conversion.fresh else ("evaluate", "--weights")
+    save_weights(output, conversion.arrays, config, origin, conversion.fresh)
     # Not through rich: it would wrap the lines, which people copy.
     print(f"{label}: {conversion.naming}")
+    print(f"network: {described(conversion, config)}")
     Console().print(conversion_table(conversion))
     print(f"wrote {output}; next:")
-    words = (*next_step[1:], output, "--exp", exp, "--data-dir", "DIR")
-    print(" ", cli.line_for_shell(next_step[0], *words))
+    print(" ", next_command(exp, output, bool(conversion.fresh)))
 
 
-def export_weights(exp: str, weights: str, output: Path | None = None) -> None:
+def described(conversion: Conversion, config: Config) -> str:
+    """The network in words, and how it takes pictures and numbers classes."""
+    if all(name.startswith("backbone.") for name in conversion.arrays):
+        return config.backbone
+    parameters = sum(array.size for array in conversion.arrays.values())
+    filters = f"pictures at {config.image_size}x{config.image_size}, {config.resize_filter}"
+    return (
+        f"{config.backbone} + {config.head}, {parameters:,} numbers, {filters}; "
+        f"its classes were in the order {conversion.label_order}, now official"
+    )
+
+
+def next_command(exp: str | None, output: Path, fresh: bool) -> str:
+    """The command that the weights are for."""
+    if fresh:
+        words = ("train", "--init-weights", output, "--exp", exp or "NAME", "--data-dir", "DIR")
+    elif exp:
+        words = ("evaluate", "--weights", output, "--exp", exp, "--data-dir", "DIR")
+    else:
+        words = ("predict", "--weights", output, "--input", "PICTURES", "--output", "MASKS")
+    return cli.line_for_shell(*words)
+
+
+def export_weights(exp: str | None, weights: str, output: Path | None = None) -> None:
     """Writes a weights file, or the best weights of a run's folder, as mmsegmentation's .pth."""
-    config = load_experiment(exp)
-    _, params, batch_stats = split_model(config)
-    params, batch_stats = load_weights(find_weights(weights), config, params, batch_stats)
+    config, params, batch_stats = load_network(weights, exp)
     state_dict = to_mmseg(flatten(params) | flatten(batch_stats), config)
     classes, palette = list(NAMES), [list(map(int, color)) for color in PALETTE]
     meta = {
@@ -189,18 +151,18 @@ def export_weights(exp: str, weights: str, output: Path | None = None) -> None:
         "CLASSES": classes,  # 0.x
         "PALETTE": palette,
     }
-    output = output or Path(f"weights/{Path(exp).stem}_mmseg.pth")
+    output = output or Path(f"weights/{Path(exp or weights).stem}_mmseg.pth")
     write_torch(output, state_dict, meta)
     print(f"wrote {output}: {len(state_dict)} tensors; in mmsegmentation:")
     print(f"  mmseg.apis.init_model(CONFIG, {str(output)!r})")
 
 
-def halve_weights(exp: str, weights: str, output: Path | None = None) -> None:
+def halve_weights(exp: str | None, weights: str, output: Path | None = None) -> None:
     """Writes a weights file, or the best weights of a run's folder, in 16 bits: half the size."""
-    config, path = load_experiment(exp), find_weights(weights)
+    path = find_weights(weights)
+    config, *_ = load_network(weights, exp)  # raises if they are of another network
     arrays, metadata = read_weights(path)
-    load_weights(path, config, *split_model(config)[1:])  # raises if they are of another network
-    output = output or Path(f"weights/{Path(exp).stem}_16bit.safetensors")
+    output = output or Path(f"weights/{Path(exp or weights).stem}_16bit.safetensors")
     with np.errstate(over="ignore"):
         halves = {name: array.astype(np.float16) for name, array in arrays.items()}
     if large := [name for name, half in halves.items() if not np.isfinite(half).all()]:
@@ -210,29 +172,38 @@ def halve_weights(exp: str, weights: str, output: Path | None = None) -> None:
 
 
 def convert_file(
-    exp: str,
+    exp: str | None = None,
     weights: str | None = None,
     output: Path | None = None,
     to: Literal["jaxparse", "16bit", "mmseg"] = "jaxparse",
-    label_order: LabelOrder = "official",
+    label_order: LabelOrder | None = None,
+    fresh_classifier: bool = False,
+    image_size: int | None = None,
 ) -> None:
-    """Converts weights of mmsegmentation, timm, Microsoft or OpenMMLab for an experiment, or back.
+    """Converts weights of other packages to jaxparse's file, or back.
 
     Args:
-        exp: Experiment that defines the network: a name, or the path of a .py file.
-        weights: The file to convert: .safetensors, or .pth, which needs PyTorch; or the name of a
-            timm model, such as resnet50c or resnet50c.gluon_in1k, which is downloaded. By default
-            timm's ImageNet-1K weights of the backbone. With `--to 16bit` or `mmseg` a .safetensors
-            of jaxparse, or a run's folder (its best weights).
+        exp: Experiment that defines the network: a name, or the path of a .py file. By default the
+            network is the one that the file holds.
+        weights: The file to convert (.safetensors, .pth, ...), a repository of the Hugging Face hub
+            such as jonathandinu/face-parsing, or a timm model such as resnet50c; the latter two are
+            downloaded. By default timm's ImageNet-1K weights of the experiment's backbone. With
+            `--to 16bit` or `mmseg` a .safetensors of jaxparse, or a run's folder (its best
+            weights).
         output: The file to write. By default the experiment's init_weights for an ImageNet file,
-            weights/NAME.safetensors for a segmentor; weights/NAME_16bit.safetensors or
+            weights/NAME.safetensors for a whole network; weights/NAME_16bit.safetensors or
             weights/NAME_mmseg.pth with `--to`.
         to: What to write: jaxparse's .safetensors; the same in 16 bits, half the size; or
             mmsegmentation's .pth, which needs PyTorch.
-        label_order: How the network of the file numbers the classes.
+        label_order: How the network of the file numbers the classes; by default as networks of its
+            kind do.
+        fresh_classifier: Leave out the classifier, which may be of another number of classes: for
+            weights to train from.
+        image_size: Side in pixels at which the network takes pictures; by default 512, or what its
+            kind takes.
     """
     if to == "jaxparse":
-        import_weights(exp, weights, output, label_order)
+        import_weights(exp, weights, output, label_order, fresh_classifier, image_size)
     elif weights is None:
         raise ValueError(f"--to {to} needs --weights FILE_OR_RUN")
     elif to == "16bit":

@@ -38,7 +38,7 @@ from jaxparse.scoring.scores import (
     sides_are_exchanged,
 )
 from jaxparse.scoring.tables import results, scores_table
-from jaxparse.weights.files import find_weights, load_network
+from jaxparse.weights.find import find_weights, load_network
 
 
 def gather(counts: Sequence[Counts], pictures: int) -> list[Counts]:

@@ -31,7 +31,8 @@ from jaxparse.devices import use_compilation_cache
 from jaxparse.files import atomic_path, read_ahead, require_writable_folder
 from jaxparse.parsing.parser import NO_TEST_TIME, Parser, Parsing, Picture, TestTime
 from jaxparse.scoring.submissions import Format, require_output, require_sizes, write_submission
-from jaxparse.weights.files import SHIPPED, load_network
+from jaxparse.weights.files import SHIPPED
+from jaxparse.weights.find import load_network
 
 SHIPPED_LINE = "no --weights: the small network of jaxparse, for non-commercial use (docs/tiny.md)"
 Writer = Callable[[Path, Parsing], None]

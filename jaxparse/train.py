@@ -44,7 +44,8 @@ from jaxparse.training.interval import Interval, log_line, require_finite_state
 from jaxparse.training.logs import MetricsLog
 from jaxparse.training.steps import TrainState, make_train_step, start_state
 from jaxparse.training.validation import Validation, write_examples
-from jaxparse.weights.files import BEST_EMA_WEIGHTS, BEST_WEIGHTS, find_init_weights
+from jaxparse.weights.files import BEST_EMA_WEIGHTS, BEST_WEIGHTS
+from jaxparse.weights.find import find_init_weights
 
 
 def finish(

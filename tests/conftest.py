@@ -12,7 +12,8 @@ from jaxparse.config import Config
 from jaxparse.devices import make_mesh, replicated
 from jaxparse.models import split_model
 from jaxparse.parsing.network import make_logits_step
-from jaxparse.weights.files import flatten, load_network, save_weights
+from jaxparse.weights.files import flatten, save_weights
+from jaxparse.weights.find import load_network
 from tests import mini, runs
 
 # Tests compile far more than they compute: LLVM's optimisations take half of a compilation. Set

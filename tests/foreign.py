@@ -1,6 +1,9 @@
 """Checkpoints of other packages, with the rule's weights, and a stand-in for the hub's cache."""
 
+import json
 import re
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -83,17 +86,36 @@ def write(path: Path, state_dict: StateDict, wrapper: str | None = None) -> Path
     return path
 
 
-def offline_hub(folder: Path, patch: pytest.MonkeyPatch, **models: StateDict) -> None:
-    """Makes `folder` the cache of huggingface_hub without a network; `models` are in it."""
+def offline_hub(
+    folder: Path,
+    patch: pytest.MonkeyPatch,
+    repositories: Mapping[str, StateDict | Path],
+    preprocessor: Mapping[str, object] | None = None,
+) -> dict[str, Path]:
+    """Makes `folder` the cache of huggingface_hub without a network.
+
+    Each repository, by its name, holds a state dict, or a copy of a file, as model.safetensors, and
+    `preprocessor` as preprocessor_config.json. Returns their folders.
+    """
     patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
+    patch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(folder / "assets"))
+    patch.setattr("huggingface_hub.utils._cache_assets.HF_ASSETS_CACHE", str(folder / "assets"))
     patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for name, state_dict in models.items():
-        repository = folder / f"models--timm--{name}"
+    folders = {}
+    for name, weights in repositories.items():
+        repository = folder / f"models--{name.replace('/', '--')}"
         snapshot = repository / "snapshots" / REVISION
         snapshot.mkdir(parents=True)
-        write(snapshot / "model.safetensors", state_dict)
+        if isinstance(weights, Path):
+            shutil.copy(weights, snapshot / "model.safetensors")
+        else:
+            write(snapshot / "model.safetensors", weights)
+        if preprocessor:
+            (snapshot / "preprocessor_config.json").write_text(json.dumps(preprocessor))
         (repository / "refs").mkdir()
         (repository / "refs" / "main").write_text(REVISION)
+        folders[name] = snapshot
+    return folders
 
 
 def require_equal(arrays: StateDict, expected: StateDict) -> None:

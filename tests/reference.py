@@ -19,8 +19,8 @@ import numpy as np
 from flax import nnx
 
 from jaxparse.config import Config, load_experiment
-from jaxparse.convert_weights import convert
 from jaxparse.models import split_model
+from jaxparse.weights.conversion import convert
 from jaxparse.weights.files import flatten, unflatten
 from jaxparse.weights.names import recognise
 from jaxparse.weights.naming import rename

@@ -21,13 +21,8 @@ from jaxparse.training import averaging
 from jaxparse.training.averaging import EVALUATIONS, kept_evaluations, mean_weights
 from jaxparse.training.steps import losses
 from jaxparse.training.validation import Validation
-from jaxparse.weights.files import (
-    AVERAGE_WEIGHTS,
-    flatten,
-    load_network,
-    read_weights,
-    save_weights,
-)
+from jaxparse.weights.files import AVERAGE_WEIGHTS, flatten, read_weights, save_weights
+from jaxparse.weights.find import load_network
 from tests.conftest import Nano, noise
 from tests.mini import config
 from tests.refusal import refuses

@@ -8,9 +8,11 @@ import pytest
 from jaxparse import convert_weights
 from jaxparse.classes import NAMES, order_names
 from jaxparse.config import Config, load_experiment
-from jaxparse.convert_weights import convert, convert_file, default_output
+from jaxparse.convert_weights import convert_file, default_output
 from jaxparse.models import split_model
+from jaxparse.weights.conversion import convert
 from jaxparse.weights.files import flatten, load_weights, read_weights
+from jaxparse.weights.find import load_network
 from tests import foreign
 from tests.foreign import StateDict, require_equal, write
 from tests.refusal import refuses
@@ -205,8 +207,8 @@ def test_timms_weights_by_name_become_what_the_experiment_starts_from(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    models = {"resnet50c.gluon_in1k": foreign.timm_resnet50c()}
-    foreign.offline_hub(tmp_path / "hub", monkeypatch, **models)
+    models = {"timm/resnet50c.gluon_in1k": foreign.timm_resnet50c()}
+    foreign.offline_hub(tmp_path / "hub", monkeypatch, models)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "torch", None)  # it is not needed
     convert_file("deeplabv3plus_r50_40k", checkpoint)
@@ -239,13 +241,53 @@ def test_weights_out_of_reach(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    foreign.offline_hub(tmp_path, monkeypatch, **{"resnet50.tv_in1k": {}})
+    foreign.offline_hub(tmp_path, monkeypatch, {"timm/resnet50.tv_in1k": {}})
     with refuses(*words):
         convert_file(exp, weights)
+
+
+def test_the_network_is_told_by_names_and_shapes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = write(tmp_path / "theirs.safetensors", foreign.mmseg())
+    convert_file(weights=str(checkpoint), output=tmp_path / "whole.safetensors", image_size=96)
+    config, *_ = load_network(tmp_path / "whole.safetensors")
+    fields = config.backbone, config.head, config.head_channels, config.auxiliary_channels
+    assert fields == ("swin_nano", "upernet", 64, 32) and config.image_size == 96
+    printed = capsys.readouterr().out
+    assert "swin_nano + upernet" in printed and "predict --weights" in printed
+    backbone = write(tmp_path / "backbone.safetensors", foreign.timm_resnet50c())
+    convert_file(weights=str(backbone), output=tmp_path / "b.safetensors")
+    assert read_weights(tmp_path / "b.safetensors")[1]["network"] == (
+        '{"backbone": "resnet50_v1c"}'
+    )
+    with refuses("jaxparse already", "predict --weights"):
+        convert_file(weights=str(tmp_path / "whole.safetensors"))
+    with refuses("--checkpoint"):
+        convert_file()
+
+
+def test_a_classifier_of_other_classes_is_left_out_if_asked(tmp_path: Path) -> None:
+    state_dict = foreign.mmseg()
+    for head, channels in (("decode", 64), ("auxiliary", 32)):
+        name = f"{head}_head.conv_seg"
+        state_dict[f"{name}.weight"] = np.ones((150, channels, 1, 1), np.float32)
+        state_dict[f"{name}.bias"] = np.ones(150, np.float32)
+    checkpoint = str(write(tmp_path / "theirs.safetensors", state_dict))
+    with refuses(checkpoint, "150 classes", "19", "--fresh-classifier"):
+        convert_file(weights=checkpoint)
+    output = tmp_path / "ours.safetensors"
+    convert_file(weights=checkpoint, output=output, fresh_classifier=True)
+    arrays, metadata = read_weights(output)
+    expected = convert("f", foreign.mmseg(), NANO).arrays
+    classifiers = {name for name in expected if "conv_seg" in name}
+    assert set(metadata["fresh"].split(",")) == classifiers == expected.keys() - arrays.keys()
+    _, *state = split_model(NANO)
+    load_weights(output, NANO, *state, allow_fresh=True)
 
 
 def test_imagenet_file_of_a_fine_tuning_is_not_written_into_the_run() -> None:
     config = load_experiment("deeplabv3plus_r50_finetune")
     for whole in (True, False):
-        output = default_output("deeplabv3plus_r50_finetune", config, whole)
+        output = default_output("deeplabv3plus_r50_finetune", "f.pth", config, whole)
         assert output == Path("weights/deeplabv3plus_r50_finetune.safetensors")

@@ -9,8 +9,9 @@ import pytest
 
 from jaxparse.classes import NAMES, PALETTE
 from jaxparse.config import Config, load_experiment, save_config
-from jaxparse.convert_weights import convert, convert_file, to_mmseg
+from jaxparse.convert_weights import convert_file
 from jaxparse.models import split_model
+from jaxparse.weights.conversion import convert, to_mmseg
 from jaxparse.weights.files import flatten, read_weights, save_weights
 from jaxparse.weights.names import recognise
 from jaxparse.weights.naming import rename
@@ -94,7 +95,7 @@ def test_way_back_by_the_command_line(
 
 def test_way_back_needs_a_whole_segmentor_of_ours(tmp_path: Path) -> None:
     theirs = write(tmp_path / "theirs.safetensors", foreign.timm())
-    with refuses(theirs, "jaxparse.convert_weights --weights"):
+    with refuses(theirs, "jaxparse.convert_weights --checkpoint"):
         convert_file("swin_nano", str(theirs), to="mmseg")
     ours = tmp_path / "ours.safetensors"
     convert_file("swin_nano", str(theirs), ours)

@@ -21,13 +21,8 @@ from jaxparse.train import train
 from jaxparse.training.checkpoint import Checkpoints
 from jaxparse.training.interval import NonFiniteLossError
 from jaxparse.training.steps import TrainState
-from jaxparse.weights.files import (
-    BEST_EMA_WEIGHTS,
-    BEST_WEIGHTS,
-    find_init_weights,
-    flatten,
-    read_weights,
-)
+from jaxparse.weights.files import BEST_EMA_WEIGHTS, BEST_WEIGHTS, flatten, read_weights
+from jaxparse.weights.find import find_init_weights
 from tests.refusal import refuses
 from tests.runs import CONFIG, before_step, last_state, losses_of, rows, run
 

@@ -43,7 +43,9 @@ from jaxparse.parsing.tiles import (
     tile_probability,
     window_starts,
 )
-from jaxparse.weights.files import SHIPPED, load_network
+from jaxparse.weights.files import SHIPPED
+from jaxparse.weights.find import load_network
+from jaxparse.weights.hub import fetch
 
 # Bounds on pictures that are cut into windows: the matrices of a side of L pixels, enlarged by e,
 # have about L² e / 3 entries.
@@ -188,13 +190,25 @@ class Parser:
         test_time: TestTime = NO_TEST_TIME,
         batch_size: int = 4,
     ) -> "Parser":
-        """The network of a weights file (.safetensors) or of a run's folder (its best weights).
+        """The network of a weights file (.safetensors), of a run's folder (its best weights), or of
+        a repository of the Hugging Face hub ("user/name").
 
         Without `weights` the one that comes with the package. Raises ValueError if the file is
         missing, damaged or not a jaxparse file.
         """
         config, *arrays = load_network(weights)
         return cls(replace(config, batch_size=batch_size), *arrays, test_time)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str, test_time: TestTime = NO_TEST_TIME, batch_size: int = 4
+    ) -> "Parser":
+        """The network of a repository of the Hugging Face hub: "user/name" or "user/name@revision".
+
+        Downloaded, and converted if another package wrote it, once. Raises ValueError if the hub
+        cannot be reached or the network is not one of those that jaxparse knows.
+        """
+        return cls.load(fetch(name), test_time, batch_size)
 
     def __call__(self, pictures: PictureLike | Sequence[PictureLike]) -> Parsing | list[Parsing]:
         """The parsing of a picture (a path, a PIL image or an array), or of each of several.

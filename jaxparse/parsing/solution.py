@@ -16,7 +16,7 @@ from pathlib import Path
 import jaxparse
 from jaxparse.models.parameters import parameter_counts
 from jaxparse.parsing.parser import TestTime
-from jaxparse.weights.files import find_weights, load_network
+from jaxparse.weights.find import find_weights, load_network
 
 PARAMETER_LIMIT = 1_821_085  # the challenge allows fewer
 REQUIREMENTS = ("flax", "jax", "numpy", "pillow", "rich", "safetensors")  # of the Parser

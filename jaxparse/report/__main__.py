@@ -41,7 +41,8 @@ from jaxparse.scoring.counts import total
 from jaxparse.scoring.scores import Scores
 from jaxparse.training.curves import draw
 from jaxparse.training.logs import Run, read_runs
-from jaxparse.weights.files import find_weights, load_network, read_weights
+from jaxparse.weights.files import read_weights
+from jaxparse.weights.find import find_weights, load_network
 
 MIRRORED_LIST = "mirrored_masks.txt"
 MIRRORED_FROM = 0.5  # share of the votes; of 110 real masks 7 had 1.0, one 0.33, the others 0.0

@@ -6,7 +6,8 @@ and the origin of the weights are metadata. They load strictly.
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,13 +17,13 @@ from safetensors.numpy import save
 
 from jaxparse import cli
 from jaxparse.classes import LABEL_ORDERS, NAMES, order_names
-from jaxparse.config import Config, config_from, load_experiment, read_config
+from jaxparse.config import Config, config_from
 from jaxparse.files import atomic_path, brief, reason
-from jaxparse.models import split_model
 
 # In a run's folder: the weights of its best evaluation, of the best of their moving average, and
 # their mean over the last evaluations.
 BEST_WEIGHTS = "best.safetensors"
+HUB_FILE = "model.safetensors"  # on the Hugging Face hub
 # The network that comes with the package (docs/tiny.md): used where no weights are named.
 SHIPPED = Path(__file__).with_name("tiny.safetensors")
 BEST_EMA_WEIGHTS = "best_ema.safetensors"
@@ -108,15 +109,30 @@ def kind_of_file(path: str | Path) -> Literal["safetensors", "torch"] | None:
     return "torch" if start.startswith((ZIP, PICKLE)) else None
 
 
-def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Arrays by name and the metadata. Raises ValueError if the file is damaged."""
+@contextmanager
+def _opened(path: str | Path) -> Iterator[safe_open]:
+    """A .safetensors file. Raises ValueError if it is damaged."""
     try:
         with safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return arrays, file.metadata() or {}
+            yield file
     except (SafetensorError, OSError, TypeError) as error:  # TypeError: of types numpy lacks
         why = reason(error)
         raise ValueError(f"{path} is not a safetensors file or is truncated: {why}") from error
+
+
+def is_ours(path: str | Path) -> bool:
+    """Whether jaxparse wrote the file. Raises ValueError for one that is damaged."""
+    if kind_of_file(path) != "safetensors":
+        return False
+    with _opened(path) as file:
+        return (file.metadata() or {}).get("format") == "jaxparse"
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays by name and the metadata. Raises ValueError if the file is damaged."""
+    with _opened(path) as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return arrays, file.metadata() or {}
 
 
 def _intact(path: str | Path, arrays: Mapping[str, np.ndarray], sums: str) -> dict[str, np.ndarray]:
@@ -171,7 +187,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str
     is_torch = kind_of_file(path) == "torch"
     arrays, metadata = ({}, {}) if is_torch else read_safetensors(path)
     if metadata.get("format") != "jaxparse":
-        command = cli.line_for_shell("convert_weights", "--weights", path, "--exp", "NAME")
+        command = cli.line_for_shell("convert_weights", "--checkpoint", path)
         raise ValueError(f"{path} was not written by jaxparse; convert it first: {command}")
     if missing := METADATA - metadata.keys():
         raise ValueError(f"{path} is damaged: its metadata lacks {', '.join(sorted(missing))}")
@@ -235,66 +251,3 @@ def require_match(path: str | Path, arrays: Mapping[str, Any], needed: Mapping[s
     if faults:
         shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
         raise ValueError(f"{path} does not fit the network: {shown}")
-
-
-def find_weights(weights: str | Path) -> Path:
-    """The file itself, or the best weights of a run's folder. Raises ValueError if it has none."""
-    path = Path(weights)
-    if not path.is_dir():
-        return path
-    if not (path / BEST_WEIGHTS).is_file():
-        raise ValueError(f"{path} has no {BEST_WEIGHTS} yet; train writes it when it evaluates")
-    return path / BEST_WEIGHTS
-
-
-def config_of_weights(path: str | Path) -> Config:
-    """A Config of the network whose weights the file holds, all other fields the defaults.
-
-    Raises ValueError for a backbone-only file.
-    """
-    fields = network_fields(path, read_weights(path)[1])
-    if "head_channels" not in fields:
-        raise ValueError(
-            f"{path} contains only a backbone; train from it first (train --init-weights {path})"
-        )
-    return config_from(fields, path)
-
-
-def load_network(
-    weights: str | Path, exp: str | None = None
-) -> tuple[Config, dict[str, Any], dict[str, Any]]:
-    """Config, params and batch_stats of a weights file or of a run's folder (its best weights).
-
-    The Config is that of the run's config.json or of the file's metadata; `exp` names an experiment
-    to take it from instead.
-    """
-    path = find_weights(weights)
-    if exp:
-        config = load_experiment(exp)
-    else:
-        config = read_config(weights) if Path(weights).is_dir() else config_of_weights(path)
-    try:
-        _, params, batch_stats = split_model(config)
-    except ValueError as error:  # a backbone of another version
-        raise ValueError(f"{weights}: {error}") from error
-    return config, *load_weights(path, config, params, batch_stats)
-
-
-def find_init_weights(config: Config, exp: str) -> Path | None:
-    """The file that `config.init_weights` names, None to train from scratch.
-
-    If there is no such file, raises ValueError with the command that makes it.
-    """
-    if config.init_weights == "none":
-        return None
-    path, scratch = Path(config.init_weights), "--init-weights none trains from scratch"
-    if path.suffix == ".safetensors":
-        if not path.is_file():
-            command = cli.line_for_shell("convert_weights", "--exp", exp, "--output", path)
-            raise ValueError(f"there is no file {path}; make it with {command}; {scratch}")
-        return path
-    best = path / BEST_WEIGHTS
-    if not best.is_file():
-        fix = "train that run first, or give another RUN or FILE to --init-weights"
-        raise ValueError(f"there is no {best}; {fix}; {scratch}")
-    return best

@@ -15,7 +15,6 @@ import numpy as np
 from jaxparse.files import atomic_path, brief, reason
 from jaxparse.weights.files import ZIP, kind_of_file, read_safetensors
 
-HUB_FILE = "model.safetensors"
 # Classes and functions to which the logs in a training checkpoint of mmengine refer. None is run:
 # `Ignored` replaces each of them.
 IGNORED = (
@@ -35,24 +34,6 @@ class Ignored:
 
     def __setstate__(self, state: object) -> None:
         pass
-
-
-def download(name: str, next_command: str) -> Path:
-    """The weights of timm's model `name`, tag included, in the cache of huggingface_hub.
-
-    huggingface_hub shows a progress bar and respects HF_HOME and HF_HUB_OFFLINE. If it fails,
-    raises ValueError with the address to download by hand and the `next_command` for that file.
-    """
-    from huggingface_hub import hf_hub_download, hf_hub_url
-
-    try:
-        return Path(hf_hub_download(f"timm/{name}", HUB_FILE))
-    except Exception as error:  # the hub's, the network's or the disk's
-        url = hf_hub_url(f"timm/{name}", HUB_FILE)
-        raise ValueError(
-            f"timm/{name} cannot be downloaded ({type(error).__name__}: {reason(error)}); download "
-            f"{url} by hand, then: {next_command} --weights {HUB_FILE}"
-        ) from error
 
 
 def read_checkpoint(path: Path) -> dict[str, np.ndarray]:

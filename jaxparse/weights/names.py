@@ -222,6 +222,12 @@ def backbone_of(arrays: Mapping[str, np.ndarray]) -> tuple[str, str]:
     return name, f"{shown}, {'deep' if deep else '7×7'} stem"
 
 
+def head_of(arrays: Mapping[str, np.ndarray]) -> str:
+    """Name of the decode head in arrays by our names, for people."""
+    heads = (head for head, marker in HEAD_MARKERS.items() if marker in arrays)
+    return next(heads, "an unknown head")
+
+
 def require_network(path: str | Path, arrays: Mapping[str, np.ndarray], config: Config) -> None:
     """Raises ValueError if the arrays, by our names, are of another network than that of `config`.
 
@@ -233,8 +239,7 @@ def require_network(path: str | Path, arrays: Mapping[str, np.ndarray], config: 
         fitting = TIMM_WEIGHTS.get(expected)
         hint = f", or give timm's {fitting}" if fitting else ""
     else:
-        heads = (head for head, marker in HEAD_MARKERS.items() if marker in arrays)
-        network = f"{backbone} + {next(heads, 'an unknown head')}"
+        network = f"{backbone} + {head_of(arrays)}"
         expected, hint = f"{config.backbone} + {config.head}", ""
     if network != expected:
         raise ValueError(f"{path} holds {network} ({sizes}), not {expected}; check --exp{hint}")

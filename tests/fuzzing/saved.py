@@ -12,20 +12,14 @@ import grain
 import numpy as np
 
 from jaxparse.config import Config, read_config, require_same_run, save_config
-from jaxparse.convert_weights import convert, to_mmseg
 from jaxparse.models import require_enough_pictures, split_model
 from jaxparse.report.sections import last_change
 from jaxparse.training.checkpoint import Checkpoints
 from jaxparse.training.curves import describe, draw
 from jaxparse.training.logs import MetricsLog, best_row, class_ious, read_runs, series
-from jaxparse.weights.files import (
-    NETWORK_FIELDS,
-    config_of_weights,
-    flatten,
-    load_network,
-    load_weights,
-    save_weights,
-)
+from jaxparse.weights.conversion import convert, to_mmseg
+from jaxparse.weights.files import NETWORK_FIELDS, flatten, load_weights, save_weights
+from jaxparse.weights.find import config_of_weights, load_network
 from jaxparse.weights.foreign import read_checkpoint, write_torch
 from tests import logged, mini
 from tests.fuzzing.damage import BYTES, join_safetensors, split_safetensors

@@ -15,14 +15,13 @@ from jaxparse.weights.files import (
     BEST_WEIGHTS,
     NETWORK_FIELDS,
     PREPROCESSING_FIELDS,
-    config_of_weights,
     flatten,
-    load_network,
     load_weights,
     read_weights,
     save_weights,
     unflatten,
 )
+from jaxparse.weights.find import config_of_weights, load_network
 from tests.refusal import refuses
 
 CONFIG = load_experiment("swin_nano")
@@ -173,7 +172,7 @@ def test_files_of_other_kinds(tmp_path: Path, arrays: dict[str, np.ndarray]) -> 
         read_weights(foreign)
     torch_file = tmp_path / "mmseg.pth"
     torch_file.write_bytes(b"PK\x03\x04 what torch writes")
-    with refuses(f"jaxparse.convert_weights --weights {torch_file}"):
+    with refuses(f"jaxparse.convert_weights --checkpoint {torch_file}"):
         read_weights(torch_file)
     cut = tmp_path / "cut.safetensors"
     save_weights(cut, arrays, CONFIG, "a test")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jaxparse.weights.foreign import download, read_checkpoint, write_torch
+from jaxparse.weights.foreign import read_checkpoint, write_torch
 from tests import foreign
 from tests.foreign import NEEDS_TORCH, require_equal, write
 from tests.refusal import refuses
@@ -170,35 +170,6 @@ def test_pth_is_not_written_without_torch(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "torch", None)
     with refuses("f.pth", "pip install 'jaxparse[torch]'"):
         write_torch(tmp_path / "f.pth", {}, {})
-
-
-def test_file_in_the_hubs_cache_needs_no_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    foreign.offline_hub(tmp_path, monkeypatch, **{"resnet50.a1_in1k": {"fc.bias": np.ones(3)}})
-    path = download("resnet50.a1_in1k", "convert")
-    assert path.name == "model.safetensors"
-    require_equal(read_checkpoint(path), {"fc.bias": np.ones(3, np.float32)})
-
-
-def test_a_failed_download_says_what_to_download_by_hand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    foreign.offline_hub(tmp_path, monkeypatch)
-    url = "https://huggingface.co/timm/resnet50.a1_in1k/resolve/main/model.safetensors"
-    command = "convert --exp e --weights model.safetensors"
-    with refuses("timm/resnet50.a1_in1k", "LocalEntryNotFoundError", url, command) as error:
-        download("resnet50.a1_in1k", "convert --exp e")
-    assert "\n" not in str(error.value)
-
-
-def test_broken_download_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: str) -> str:
-        raise RuntimeError("404 Client Error. (Request ID: 1)\n\nRepository Not Found")
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
-    with refuses("timm/a.b", "404"):
-        download("a.b", "convert")
 
 
 @pytest.mark.parametrize(

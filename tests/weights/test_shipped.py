@@ -14,7 +14,8 @@ from jaxparse.data.drawn.picture import draw_face
 from jaxparse.data.images import write_image
 from jaxparse.data.masks import read_label
 from jaxparse.parsing.solution import PARAMETER_LIMIT
-from jaxparse.weights.files import NETWORK_FIELDS, SHIPPED, load_network
+from jaxparse.weights.files import NETWORK_FIELDS, SHIPPED
+from jaxparse.weights.find import load_network
 
 
 def test_it_is_that_of_its_experiment_and_small() -> None:

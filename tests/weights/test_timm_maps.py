@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from jaxparse.config import Config, load_experiment
-from jaxparse.convert_weights import convert
 from jaxparse.models import build_backbone, resnet, swin
+from jaxparse.weights.conversion import convert
 from jaxparse.weights.files import flatten, unflatten
 from tests import reference
 

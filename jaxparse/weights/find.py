@@ -1,0 +1,78 @@
+"""What users name as weights -> the network: a file, a run's folder, a name on the hub."""
+
+from pathlib import Path
+from typing import Any
+
+from jaxparse import cli
+from jaxparse.config import Config, config_from, load_experiment, read_config
+from jaxparse.models import split_model
+from jaxparse.weights.files import BEST_WEIGHTS, load_weights, network_fields, read_weights
+from jaxparse.weights.hub import fetch, is_hub_name
+
+
+def find_weights(weights: str | Path) -> Path:
+    """The file itself, the best weights of a run's folder, or those of a repository on the hub.
+
+    The latter are downloaded, and converted, once. Raises ValueError if there are none.
+    """
+    path = Path(weights)
+    if is_hub_name(str(weights)):
+        return fetch(str(weights))
+    if not path.is_dir():
+        return path
+    if not (path / BEST_WEIGHTS).is_file():
+        raise ValueError(f"{path} has no {BEST_WEIGHTS} yet; train writes it when it evaluates")
+    return path / BEST_WEIGHTS
+
+
+def config_of_weights(path: str | Path) -> Config:
+    """A Config of the network whose weights the file holds, all other fields the defaults.
+
+    Raises ValueError for a backbone-only file.
+    """
+    fields = network_fields(path, read_weights(path)[1])
+    if "head_channels" not in fields:
+        raise ValueError(
+            f"{path} contains only a backbone; train from it first (train --init-weights {path})"
+        )
+    return config_from(fields, path)
+
+
+def load_network(
+    weights: str | Path, exp: str | None = None
+) -> tuple[Config, dict[str, Any], dict[str, Any]]:
+    """Config, params and batch_stats of what `find_weights` takes.
+
+    The Config is that of the run's config.json or of the file's metadata; `exp` names an experiment
+    to take it from instead.
+    """
+    path = find_weights(weights)
+    if exp:
+        config = load_experiment(exp)
+    else:
+        config = read_config(weights) if Path(weights).is_dir() else config_of_weights(path)
+    try:
+        _, params, batch_stats = split_model(config)
+    except ValueError as error:  # a backbone of another version
+        raise ValueError(f"{weights}: {error}") from error
+    return config, *load_weights(path, config, params, batch_stats)
+
+
+def find_init_weights(config: Config, exp: str) -> Path | None:
+    """The file that `config.init_weights` names, None to train from scratch.
+
+    If there is no such file, raises ValueError with the command that makes it.
+    """
+    if config.init_weights == "none":
+        return None
+    path, scratch = Path(config.init_weights), "--init-weights none trains from scratch"
+    if path.suffix == ".safetensors":
+        if not path.is_file():
+            command = cli.line_for_shell("convert_weights", "--exp", exp, "--output", path)
+            raise ValueError(f"there is no file {path}; make it with {command}; {scratch}")
+        return path
+    best = path / BEST_WEIGHTS
+    if not best.is_file():
+        fix = "train that run first, or give another RUN or FILE to --init-weights"
+        raise ValueError(f"there is no {best}; {fix}; {scratch}")
+    return best

@@ -1,0 +1,120 @@
+"""Networks by their names on the Hugging Face hub: downloaded, converted once, uploaded.
+
+huggingface_hub does the transfers: it shows progress, resumes, compares checksums, and respects
+HF_HOME, HF_TOKEN and HF_HUB_OFFLINE.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jaxparse import cli
+from jaxparse.files import brief, read_json, reason
+from jaxparse.weights.conversion import convert
+from jaxparse.weights.files import HUB_FILE, is_ours, save_weights
+from jaxparse.weights.foreign import read_checkpoint
+
+# What a repository may keep its weights in: the first pattern that it has files of is downloaded.
+PATTERNS = ("*.safetensors", "*.bin", "*.pth", "*.pt")
+INDEX = ".index.json"  # a list of the files over which the weights are divided
+PREPROCESSING = "preprocessor_config.json"
+FILTERS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+Result = TypeVar("Result")
+
+
+def is_hub_name(weights: str) -> bool:
+    """Whether this is user/repo or user/repo@revision, and not a path: no such folder is here."""
+    path = Path(weights)
+    of_file = path.suffix in (".safetensors", ".json", ".py", *(p[1:] for p in PATTERNS))
+    return (
+        re.fullmatch(r"\w[\w.-]*/[\w.-]+(@[\w.-]+)?", weights) is not None
+        and not of_file
+        and not path.exists()
+        and not path.parent.is_dir()
+    )
+
+
+def ask(name: str, request: Callable[[], Result], fix: str) -> Result:
+    """The answer of the hub. Raises ValueError, with what to do instead, if there is none."""
+    try:
+        return request()
+    except Exception as error:  # the hub's, the network's or the disk's
+        why = f"{type(error).__name__}: {brief(reason(error))}"
+        raise ValueError(f"{name}: the hub cannot be used ({why}); {fix}") from error
+
+
+def download(name: str, words: Sequence[str] = ()) -> Path:
+    """The repository's folder in the hub's cache, which the commit names, with its weights.
+
+    Raises ValueError if that fails, with the address to download by hand and the command for that
+    file, whose further `words` are the caller's.
+    """
+    from huggingface_hub import snapshot_download
+
+    repository, _, revision = name.partition("@")
+    command = cli.line_for_shell("convert_weights", *words, "--weights", HUB_FILE)
+    address = f"https://huggingface.co/{repository}/resolve/{revision or 'main'}/{HUB_FILE}"
+    fix = f"check the name, or download {address} by hand, then: {command}"
+
+    def snapshot(pattern: str) -> Path:
+        wanted = [pattern, f"{pattern}{INDEX}", PREPROCESSING]
+        request = {"revision": revision or None, "allow_patterns": wanted}
+        return Path(ask(name, lambda: snapshot_download(repository, **request), fix))
+
+    for pattern in PATTERNS:
+        folder = snapshot(pattern)
+        if any(folder.glob(pattern)):
+            return folder
+    raise ValueError(f"{name} has no file of weights ({', '.join(PATTERNS)}); {fix}")
+
+
+def checkpoint_in(folder: Path, name: str) -> Path:
+    """The file with the repository's weights, or the index of several. Raises ValueError if none
+    or more than one comes into question."""
+    indices = sorted(folder.glob(f"*{INDEX}"))
+    files = sorted(path for pattern in PATTERNS for path in folder.glob(pattern))
+    preferred = [path for path in files if path.name in (HUB_FILE, "pytorch_model.bin")]
+    found = preferred[:1] or indices[:1] or files
+    if len(found) != 1:
+        shown = ", ".join(path.name for path in found)
+        command = cli.line_for_shell("convert_weights", "--checkpoint", "FILE")
+        raise ValueError(f"{name} has several files of weights ({shown}); download one: {command}")
+    return found[0]
+
+
+def preprocessing_in(folder: Path) -> dict[str, Any]:
+    """The fields of Config that the repository's preprocessor_config.json states."""
+    path = folder / PREPROCESSING
+    stated = read_json(path) if path.is_file() else {}
+    fields: dict[str, Any] = {}
+    for ours, theirs in (("image_mean", "image_mean"), ("image_std", "image_std")):
+        if isinstance(stated.get(theirs), list):
+            fields[ours] = tuple(round(255 * value, 4) for value in stated[theirs])
+    if stated.get("resample") in FILTERS:
+        fields["resize_filter"] = FILTERS[stated["resample"]]
+    size = stated.get("size")
+    size = size.get("height") if isinstance(size, dict) else size
+    return fields | ({"image_size": size} if isinstance(size, int) else {})
+
+
+def fetch(name: str) -> Path:
+    """The weights of a repository as a file of this package, converted once into the hub's cache.
+
+    Raises ValueError if the repository cannot be reached or holds no network that is known.
+    """
+    from huggingface_hub import cached_assets_path
+
+    folder = download(name)
+    checkpoint = checkpoint_in(folder, name)
+    if is_ours(checkpoint):
+        return checkpoint
+    repository = name.partition("@")[0]
+    converted = cached_assets_path("jaxparse", repository, folder.name) / HUB_FILE
+    if not converted.is_file():
+        conversion = convert(name, read_checkpoint(checkpoint))
+        config = replace(conversion.config, **preprocessing_in(folder))
+        origin = f"{conversion.naming}, {name}"
+        save_weights(converted, conversion.arrays, config, origin, conversion.fresh)
+    return converted

@@ -1,0 +1,74 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from jaxparse.classes import NAMES
+from jaxparse.config import Config
+from jaxparse.push import push
+from jaxparse.weights.files import read_weights
+from jaxparse.weights.find import find_weights, load_network
+from tests import foreign
+from tests.conftest import Nano
+from tests.refusal import refuses
+
+NAME = "someone/a-network"
+
+
+def test_a_run_is_uploaded_and_read_back(
+    finished: tuple[Config, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub is a folder here: what is uploaded lies in the cache from which it is read."""
+    config, _ = finished
+    snapshot = foreign.offline_hub(tmp_path, monkeypatch, {NAME: {}})[NAME]
+    made = []
+
+    def create(self: object, repository: str, **how: object) -> None:
+        made.append((repository, how["private"]))
+
+    def upload(self: object, repo_id: str, folder_path: Path) -> None:
+        assert repo_id == NAME
+        shutil.copytree(folder_path, snapshot, dirs_exist_ok=True)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", create)
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", upload)
+    push(config.workdir, NAME, private=True)
+    assert made == [(NAME, True)]
+    assert find_weights(NAME).read_bytes() == find_weights(config.workdir).read_bytes()
+    read_back, *_ = load_network(NAME)
+    assert (read_back.backbone, read_back.image_size) == (config.backbone, config.image_size)
+    card = (snapshot / "README.md").read_text()
+    metrics = (Path(config.workdir) / "metrics.jsonl").read_text()
+    rows = [json.loads(line) for line in metrics.splitlines()]
+    best = max(row["val/mIoU"] for row in rows if row.get("val/mIoU") is not None)
+    assert f"| {100 * best:.2f} |" in card
+    assert all(f"{index} {name}" in card for index, name in enumerate(NAMES))
+    assert f'Parser.from_pretrained("{NAME}")' in card and "non-commercial" in card
+    assert f"| steps | {config.steps} |" in card
+    assert str(config.workdir) not in card  # nothing of this machine
+
+
+def test_files_can_be_looked_at_first(nano: Nano, tmp_path: Path) -> None:
+    folder = tmp_path / "card"
+    push(nano.weights, NAME, card=folder)
+    assert {path.name for path in folder.iterdir()} == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    }
+    assert read_weights(folder / "model.safetensors")[1] == read_weights(nano.weights)[1]
+    assert "## Scores" not in (folder / "README.md").read_text()
+
+
+def test_names_and_rights(nano: Nano, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with refuses("a-network", "USER/NAME"):
+        push(nano.weights, "a-network")
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError("401 Client Error\n\nInvalid username or password.")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refused)
+    with refuses(NAME, "401", "hf auth login") as error:
+        push(nano.weights, NAME)
+    assert "\n" not in str(error.value)
