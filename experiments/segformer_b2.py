@@ -1,6 +1,5 @@
-"""segformer_b0 with MiT-B2 and a head of 768 channels: 27,362,195 parameters.
+"""segformer_b0 with MiT-B2 and a head of 768 channels: 27,361,235 parameters.
 
-    python -m jaxparse.convert_weights --exp segformer_b2 --weights mit_b2.pth
     python -m jaxparse.train --exp segformer_b2 --data-dir DIR
 
 This code: hours pending, val mIoU pending.

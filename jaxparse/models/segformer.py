@@ -250,7 +250,7 @@ class MMSegformerHead(nnx.Module):
 
 WIDE = (64, 128, 320, 512)
 SIZES = {
-    "mit_slim": MiTSize((32, 64, 128, 160), (2, 2, 2, 2), (1, 2, 4, 5)),
+    "mit_slim": MiTSize((32, 64, 120, 152), (2, 2, 2, 2), (1, 2, 4, 4)),
     "mit_b0": MiTSize((32, 64, 160, 256), (2, 2, 2, 2)),
     "mit_b1": MiTSize(WIDE, (2, 2, 2, 2)),
     "mit_b2": MiTSize(WIDE, (3, 4, 6, 3)),

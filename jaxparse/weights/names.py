@@ -38,6 +38,7 @@ from jaxparse.weights.segformer_names import (
 # start from ImageNet-1K only.
 TIMM_WEIGHTS = {
     "swin_t": "swin_tiny_patch4_window7_224.ms_in1k",
+    "swin_s": "swin_small_patch4_window7_224.ms_in1k",
     "swin_b": "swin_base_patch4_window7_224.ms_in1k",
     "resnet18": "resnet18.tv_in1k",
     "resnet34": "resnet34.tv_in1k",
@@ -48,6 +49,8 @@ TIMM_WEIGHTS = {
 }
 # The init_weights of experiments that start from others of timm's weights, without suffix.
 TIMM_WEIGHTS_OF_FILES = {"swin_b_imagenet22k": "swin_base_patch4_window7_224.ms_in22k"}
+# timm has no MiT: the authors' ImageNet-1K weights on the Hugging Face hub.
+HUB_WEIGHTS = {f"mit_b{size}": f"nvidia/mit-b{size}" for size in range(6)}
 # Computed from the sizes here; batch norm's momentum is constant.
 BUFFERS = r"(relative_position_index|attn_mask|num_batches_tracked)$"
 # The latter: ImageNet's classifier.
@@ -190,9 +193,12 @@ def mmseg_naming(config: Config) -> Naming:
 
 
 def default_weights(config: Config) -> str | None:
-    """timm's model that the experiment starts from; None if timm has no weights of its backbone."""
+    """What the experiment starts from: timm's model, or a repository of the hub.
+
+    None if neither has weights of its backbone.
+    """
     stem = Path(config.init_weights).stem
-    return TIMM_WEIGHTS_OF_FILES.get(stem) or TIMM_WEIGHTS.get(config.backbone)
+    return TIMM_WEIGHTS_OF_FILES.get(stem) or (TIMM_WEIGHTS | HUB_WEIGHTS).get(config.backbone)
 
 
 def timm_name(name: str) -> str | None:
@@ -255,8 +261,9 @@ def require_network(path: str | Path, arrays: Mapping[str, np.ndarray], config: 
     backbone, sizes = backbone_of(arrays)
     if not any(name.startswith(HEADS) for name in arrays):
         network, expected = backbone, config.backbone
-        fitting = TIMM_WEIGHTS.get(expected)
-        hint = f", or give timm's {fitting}" if fitting else ""
+        fitting = (TIMM_WEIGHTS | HUB_WEIGHTS).get(expected)
+        owner = "" if expected in HUB_WEIGHTS else "timm's "
+        hint = f", or give {owner}{fitting}" if fitting else ""
     else:
         network = f"{backbone} + {head_of(arrays)}"
         expected, hint = f"{config.backbone} + {config.head}", ""

@@ -6,6 +6,7 @@ import pytest
 from jaxparse.config import load_experiment
 from jaxparse.models import BACKBONES
 from jaxparse.weights.names import (
+    HUB_WEIGHTS,
     NAMINGS,
     TIMM_WEIGHTS,
     default_weights,
@@ -39,7 +40,8 @@ def test_names_of_timm(name: str, full: str | None) -> None:
 
 def test_every_backbone_but_the_small_ones_has_weights() -> None:
     # BACKBONES holds the networks of the package, without that of the tests.
-    assert TIMM_WEIGHTS.keys() == set(BACKBONES) - {"swin_nano", "resnet_slim", "mini"}
+    small = {"swin_nano", "resnet_slim", "mit_slim", "mini"}
+    assert TIMM_WEIGHTS.keys() | HUB_WEIGHTS.keys() == set(BACKBONES) - small
 
 
 def test_weights_that_an_experiment_starts_from() -> None:
