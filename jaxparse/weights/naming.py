@@ -81,8 +81,8 @@ def regroup(
 ) -> dict[str, Any]:
     """The arrays, by our names, with those of `source` joined along an axis and cut again.
 
-    The last axis is that of the outputs; each part of a name in `target` gets its share. Arrays that
-    lack one of their group stay as they are: whoever compares names will list them.
+    The last axis is that of the outputs; each part of a name in `target` gets its share. Arrays
+    that lack one of their group stay as they are: whoever compares names will list them.
     """
     arrays = dict(arrays)
     first = source[0][0] if source else None
