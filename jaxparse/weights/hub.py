@@ -7,8 +7,9 @@ HF_HOME, HF_TOKEN and HF_HUB_OFFLINE.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from jaxparse import cli
 from jaxparse.files import brief, read_json, reason
@@ -24,15 +25,30 @@ FILTERS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 Result = TypeVar("Result")
 
 
+class HubName(NamedTuple):
+    """user/repo, user/repo@revision, or with a file in it: user/repo/folder/file.pt."""
+
+    repository: str
+    revision: str | None
+    file: str | None
+
+    @classmethod
+    def of(cls, name: str) -> "HubName":
+        """The parts of a name for which `is_hub_name` holds."""
+        user, rest = name.split("/", 1)
+        repository, _, file = rest.partition("/")
+        repository, _, revision = repository.partition("@")
+        return cls(f"{user}/{repository}", revision or None, file or None)
+
+
 def is_hub_name(weights: str) -> bool:
-    """Whether this is user/repo or user/repo@revision, and not a path: no such folder is here."""
-    path = Path(weights)
-    of_file = path.suffix in (".safetensors", ".json", ".py", *(p[1:] for p in PATTERNS))
+    """Whether this is a name on the hub and not a path: no such file or folder is here."""
+    path, suffixes = Path(weights), (".json", ".py", *(pattern[1:] for pattern in PATTERNS))
     return (
-        re.fullmatch(r"\w[\w.-]*/[\w.-]+(@[\w.-]+)?", weights) is not None
-        and not of_file
+        re.fullmatch(r"\w[\w.-]*/[\w.-]+(@[\w.-]+)?(/[\w./-]+)?", weights) is not None
+        and (path.suffix not in suffixes or len(path.parts) > 2)
         and not path.exists()
-        and not path.parent.is_dir()
+        and not Path(path.parts[0]).is_dir()
     )
 
 
@@ -53,34 +69,34 @@ def download(name: str, words: Sequence[str] = ()) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    repository, _, revision = name.partition("@")
-    command = cli.line_for_shell("convert_weights", *words, "--weights", HUB_FILE)
-    address = f"https://huggingface.co/{repository}/resolve/{revision or 'main'}/{HUB_FILE}"
+    repository, revision, file = HubName.of(name)
+    wanted = Path(file).name if file else HUB_FILE
+    command = cli.line_for_shell("convert_weights", *words, "--weights", wanted)
+    address = f"https://huggingface.co/{repository}/resolve/{revision or 'main'}/{file or HUB_FILE}"
     fix = f"check the name, or download {address} by hand, then: {command}"
-
-    def snapshot(pattern: str) -> Path:
-        wanted = [pattern, f"{pattern}{INDEX}", PREPROCESSING]
-        request = {"revision": revision or None, "allow_patterns": wanted}
-        return Path(ask(name, lambda: snapshot_download(repository, **request), fix))
-
-    for pattern in PATTERNS:
-        folder = snapshot(pattern)
+    for pattern in (file,) if file else PATTERNS:
+        patterns = [pattern, f"{pattern}{INDEX}", PREPROCESSING]
+        request = partial(snapshot_download, repository, revision=revision, allow_patterns=patterns)
+        folder = Path(ask(name, request, fix))
         if any(folder.glob(pattern)):
             return folder
     raise ValueError(f"{name} has no file of weights ({', '.join(PATTERNS)}); {fix}")
 
 
 def checkpoint_in(folder: Path, name: str) -> Path:
-    """The file with the repository's weights, or the index of several. Raises ValueError if none
-    or more than one comes into question."""
+    """The file with the repository's weights, or the index of several.
+
+    Raises ValueError if more than one comes into question.
+    """
+    if file := HubName.of(name).file:
+        return folder / file
     indices = sorted(folder.glob(f"*{INDEX}"))
     files = sorted(path for pattern in PATTERNS for path in folder.glob(pattern))
     preferred = [path for path in files if path.name in (HUB_FILE, "pytorch_model.bin")]
     found = preferred[:1] or indices[:1] or files
     if len(found) != 1:
         shown = ", ".join(path.name for path in found)
-        command = cli.line_for_shell("convert_weights", "--checkpoint", "FILE")
-        raise ValueError(f"{name} has several files of weights ({shown}); download one: {command}")
+        raise ValueError(f"{name} has several files of weights ({shown}); give {name}/FILE")
     return found[0]
 
 
@@ -110,8 +126,9 @@ def fetch(name: str) -> Path:
     checkpoint = checkpoint_in(folder, name)
     if is_ours(checkpoint):
         return checkpoint
-    repository = name.partition("@")[0]
-    converted = cached_assets_path("jaxparse", repository, folder.name) / HUB_FILE
+    repository, _, file = HubName.of(name)
+    part = f"{folder.name}/{file}" if file else folder.name
+    converted = cached_assets_path("jaxparse", repository, part) / HUB_FILE
     if not converted.is_file():
         conversion = convert(name, read_checkpoint(checkpoint))
         config = replace(conversion.config, **preprocessing_in(folder))

@@ -12,7 +12,7 @@ from jaxparse.weights import hub
 from jaxparse.weights.conversion import convert
 from jaxparse.weights.files import read_weights
 from jaxparse.weights.find import load_network
-from jaxparse.weights.hub import download, fetch, is_hub_name
+from jaxparse.weights.hub import HubName, download, fetch, is_hub_name
 from tests import foreign
 from tests.conftest import Nano
 from tests.foreign import offline_hub, require_equal
@@ -25,9 +25,13 @@ def test_names_of_the_hub_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()
     names = ("user/repo", "user/repo@v1.0", "jonathandinu/face-parsing", "Some-One/re.po_1")
+    names += ("user/repo/file.pt", "user/repo@v1/folder/file.safetensors")
     assert all(map(is_hub_name, names))
-    paths = ("runs/swin_t", "a.pth", "user/repo.safetensors", "/user/repo", "./user/repo", "a/b/c")
-    assert not any(map(is_hub_name, (*paths, "swin_t", "user/", "../repo", "user/repo.pth")))
+    paths = ("runs/swin_t", "a.pth", "user/repo.safetensors", "/user/repo", "./user/repo")
+    paths += ("runs/swin_t/best.pth", "swin_t", "user/", "../repo", "user/repo.pth")
+    assert not any(map(is_hub_name, paths))
+    assert HubName.of("user/repo@v1/folder/file.pt") == ("user/repo", "v1", "folder/file.pt")
+    assert HubName.of("user/repo") == ("user/repo", None, None)
 
 
 def test_a_network_of_another_package_is_converted_once(
@@ -66,8 +70,10 @@ def test_a_file_that_is_divided_or_one_of_several(
     (folder / "model.safetensors").rename(folder / names[0])
     assert hub.checkpoint_in(folder, NAME).name == names[0]
     (folder / names[1]).write_bytes(b"")
-    with refuses(NAME, *names, "download one", "convert_weights"):
+    with refuses(NAME, *names, f"{NAME}/FILE"):
         fetch(NAME)
+    one = fetch(f"{NAME}/{names[0]}")
+    require_equal(read_weights(one)[0], convert("f", foreign.mmseg()).arrays)
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"x": names[0]}}))
     assert hub.checkpoint_in(folder, NAME) == index
