@@ -26,6 +26,10 @@ IGNORED = (
 )
 
 
+# Keys of dicts that hold the state dict, in SegFace's and FaRL's training checkpoints too.
+WRAPPERS = ("state_dict", "model", "state_dict_backbone", "networks", "main_ema")
+
+
 class Ignored:
     """Replaces an object that holds no weights, and keeps nothing of it."""
 
@@ -119,7 +123,7 @@ def _require_intact_zip(path: Path) -> None:
 
 def _unwrap(checkpoint: Any) -> Mapping[str, Any]:  # noqa: ANN401
     """The state dict in what torch.load returned; empty if that is not a dict."""
-    for key in ("state_dict", "model"):
+    for key in WRAPPERS:
         if isinstance(checkpoint, Mapping) and key in checkpoint:
             checkpoint = checkpoint[key]
     return checkpoint if isinstance(checkpoint, Mapping) else {}

@@ -16,14 +16,14 @@ def test_windows_are_cut_row_by_row_and_put_back() -> None:
 def test_shifted_regions_by_hand() -> None:
     # 14 = 7 untouched, 4 of the last window, 3 that came from the front.
     near, far = [0] * 7, [1] * 4 + [2] * 3
-    regions = swin.shifted_regions((14, 14), shift=3).reshape(4, 7, 7)
+    regions = swin.shifted_regions((14, 14), (3, 3)).reshape(4, 7, 7)
     for window, (rows, columns) in enumerate([(near, near), (near, far), (far, near), (far, far)]):
         expected = [[3 * row + column for column in columns] for row in rows]
         np.testing.assert_array_equal(regions[window], expected)
 
 
 def test_a_single_shifted_window_has_four_regions() -> None:
-    regions = swin.shifted_regions((7, 7), shift=3).reshape(7, 7)
+    regions = swin.shifted_regions((7, 7), (3, 3)).reshape(7, 7)
     corners = regions[[0, 0, 6, 6], [0, 6, 0, 6]]
     assert len(set(corners)) == 4
     np.testing.assert_array_equal(regions[:4, :4], corners[0])

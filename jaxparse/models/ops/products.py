@@ -80,5 +80,15 @@ def gelu(x: Array) -> Array:
     return (0.5 * wide * (1 + jax.lax.erf(wide * np.sqrt(0.5).astype(wide.dtype)))).astype(x.dtype)
 
 
+def attend(q: Array, k: Array, v: Array) -> Array:
+    """Attention of [B, N, heads, C] to [B, M, heads, C], twice -> [B, N, heads, C].
+
+    The softmax is in float32, whatever the type of the others.
+    """
+    logits = widen(jnp.einsum("bnhc,bmhc->bhnm", q * q.shape[-1] ** -0.5, k))
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return jnp.einsum("bhnm,bmhc->bnhc", weights, v)
+
+
 def split(x: Array, axis: int) -> list[Array]:
     return [jax.lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])]
