@@ -1,9 +1,9 @@
 """Reference numbers of other packages, and the rules that make their weights and inputs.
 
-tests/reference holds samples of what mmsegmentation 1.2.2 and transformers 5.24.0 (PyTorch 2.13,
-float64) and timm 1.0.31 (float32) computed. The weights were a function of each parameter's name
-and shape in those packages, so that no weight file is needed: they come here through
-convert_weights' mapping.
+tests/reference holds samples of what mmsegmentation 1.2.2, transformers 5.24.0, zllrunning's and
+yakhyo's BiSeNet (PyTorch 2.13, float64) and timm 1.0.31 (float32) computed, with the classes in the
+official order. The weights were a function of each parameter's name and shape in those packages, so
+that no weight file is needed: they come here through convert_weights' mapping.
 """
 
 import json
@@ -39,6 +39,7 @@ EXPERIMENTS = {  # network -> an experiment that has it, where that has another 
 # from the experiment's.
 FILES = {name: f"hf_{name}" for name in ("segformer_b0", "segformer_b5")}
 FILES["hf_upernet_swin_t"] = "hf_upernet_swin_t"
+FILES |= {"bisenet_r18": "zllrunning_bisenet_r18", "bisenet_r34": "yakhyo_bisenet_r34"}
 FIELDS = {"segformer_b5": {"backbone": "mit_b5", "head_channels": 768}}
 FOLDER = Path(__file__).parent / "reference"
 

@@ -11,6 +11,7 @@ from flax import nnx
 from jaxparse.classes import IGNORE_LABEL, NUM_CLASSES
 from jaxparse.config import Config
 from jaxparse.models.bisenet import BasicResNet, BiSeNet
+from jaxparse.models.ops.resize import resize_logits
 from jaxparse.training.steps import losses
 from jaxparse.weights.files import flatten, unflatten
 from tests import reference
@@ -89,6 +90,23 @@ def torch_step(net: InTorch, image: np.ndarray, label: np.ndarray, depths: tuple
     stats = {k: x.numpy() for k, x in net.tensors.items() if not x.requires_grad}
     grads = {k: x.grad.numpy() for k, x in net.tensors.items() if x.requires_grad}
     return Step(decode.item(), sum(auxiliary).item(), grads, stats)
+
+
+def stored_places(size: int) -> np.ndarray:
+    """The 17 rows or columns that are stored of a full-size output, corners included."""
+    return np.arange(17) * (size - 1) // 16
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["bisenet_r18", "bisenet_r34"])
+def test_output_at_the_size_of_the_picture(name: str) -> None:
+    config, graphdef, *state = reference.network(name, "float64")
+    with reference.precision("float64"):
+        image = reference.image(2, 101, 75).astype("float64")
+        logits = reference.jit(lambda x: nnx.merge(graphdef, *state)(x).decode)(image)
+        output = resize_logits(logits, (101, 75), config.align_corners)  # B C H W
+    sampled = np.asarray(output)[:, :, stored_places(101)][..., stored_places(75)]
+    assert reference.sample_error(f"{name}/101x75/output", sampled) < 1e-6
 
 
 def test_a_training_step_is_torchs() -> None:
