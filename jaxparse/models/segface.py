@@ -14,7 +14,7 @@ from flax import nnx
 from jax import Array
 
 from jaxparse.models.layers import Conv, LayerNorm, Linear, TransposedConv
-from jaxparse.models.ops.products import attend, gelu, relu, widen
+from jaxparse.models.ops.products import attention, gelu, relu, widen
 from jaxparse.models.segformer import fused_products
 
 NUM_HEADS = 8
@@ -53,7 +53,7 @@ class Attention(nnx.Module):
                 (self.v_proj, values),
             )
         )
-        return self.out_proj(attend(q, k, v).reshape(*queries.shape[:2], -1))
+        return self.out_proj(attention(q, k, v).reshape(*queries.shape[:2], -1))
 
 
 class Mlp(nnx.Module):

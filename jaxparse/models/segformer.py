@@ -25,8 +25,8 @@ from jaxparse.models.layers import (
     Linear,
     channel_dropout,
 )
-from jaxparse.models.ops.products import attend, gelu, matmul, relu
-from jaxparse.models.ops.resize import resize_bilinear
+from jaxparse.models.ops.products import attention, gelu, matmul, relu
+from jaxparse.models.ops.resize import sum_of_resized
 
 STRIDES = (4, 2, 2, 2)
 PATCH_SIZES = (7, 3, 3, 3)
@@ -85,7 +85,7 @@ class ReducedAttention(nnx.Module):
         q = self.q(x).reshape(batch, height * width, *head)
         kv = self.kv(self.norm(self.sr(x)) if hasattr(self, "sr") else x)
         kv = kv.reshape(batch, -1, 2, *head)  # B M 2 heads C/heads
-        x = attend(q, kv[:, :, 0], kv[:, :, 1])
+        x = attention(q, kv[:, :, 0], kv[:, :, 1])
         return self.proj(x.reshape(batch, height, width, channels))
 
 
@@ -174,25 +174,19 @@ class MiT(nnx.Module):
         return outputs
 
 
-def resized_sum(maps: Sequence[Array]) -> Array:
-    """Maps [B, h, w, C] resized bilinearly to the size of the first, and added."""
-    first, *others = maps
-    return sum((resize_bilinear(x, first.shape[1:3]) for x in others), first)
-
-
 def fused_products(maps: Sequence[Array], linears: Sequence[Linear], fuse: Conv) -> Array:
     """`fuse`, 1×1, of a product of each map [B, H_i, W_i, C_i], resized to the first's and
     concatenated, coarsest first -> [B, H_0, W_0, C].
 
     A product commutes with resizing, so the two are one, with one small kernel, at each map's own
-    size: at 512×512 SegFormer-B0's head takes 1 instead of 10 GFLOP.
+    size: at 512×512 SegFormer-B0's head takes 2 instead of 9 GFLOP.
     """
     kernels = jnp.split(fuse.kernel[0, 0], len(maps))[::-1]
     parts, bias = [], 0
     for x, linear, kernel in zip(maps, linears, kernels, strict=True):
         parts.append(matmul(x, (linear.kernel[...] @ kernel).astype(x.dtype)))
         bias += linear.bias[...] @ kernel
-    return resized_sum(parts) + bias.astype(maps[0].dtype)
+    return sum_of_resized(parts) + bias.astype(maps[0].dtype)
 
 
 class SegformerHead(nnx.Module):
@@ -248,7 +242,7 @@ class MMSegformerHead(nnx.Module):
             matmul(conv(x), kernel.astype(x.dtype))
             for x, conv, kernel in zip(maps, self.convs, kernels, strict=True)
         ]
-        fused = relu(fusion.bn(resized_sum(parts)))
+        fused = relu(fusion.bn(sum_of_resized(parts)))
         return self.conv_seg(self.dropout(fused, rngs=rngs))
 
 

@@ -23,7 +23,7 @@ from jaxparse.models.layers import (
     TransposedConv,
     torch_conv_init,
 )
-from jaxparse.models.ops.products import attend, gelu, matmul
+from jaxparse.models.ops.products import attention, gelu, matmul
 from jaxparse.models.ops.resize import resize_bilinear
 
 MLP_RATIO = 4
@@ -66,7 +66,7 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         qkv = self.qkv(x).reshape(*x.shape[:2], 3, self.num_heads, -1)  # B N 3 heads C/heads
-        return self.proj(attend(*(qkv[:, :, part] for part in range(3))).reshape(x.shape))
+        return self.proj(attention(*(qkv[:, :, part] for part in range(3))).reshape(x.shape))
 
 
 class Mlp(nnx.Module):
