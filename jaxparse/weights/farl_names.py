@@ -32,8 +32,8 @@ FARL = Naming(
     label_order="facer",
     fields=(
         ("image_size", 448),
-        ("image_mean", tuple(255 * mean for mean in CLIP_MEAN)),
-        ("image_std", tuple(255 * std for std in CLIP_STD)),
+        ("image_mean", tuple(round(255 * mean, 8) for mean in CLIP_MEAN)),
+        ("image_std", tuple(round(255 * std, 8) for std in CLIP_STD)),
     ),
     # CLIP's norm and projection to the space it shares with texts.
     dropped=r"^backbone\.(visual\.(ln_post\.|proj$)|image_(mean|std)$)",

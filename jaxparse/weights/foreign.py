@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxparse.files import atomic_path, brief, reason
 from jaxparse.weights.files import ZIP, kind_of_file, read_safetensors
+from jaxparse.weights.torchscript import folder_of, read_torchscript
 
 # Classes and functions to which the logs in a training checkpoint of mmengine refer. None is run:
 # `Ignored` replaces each of them.
@@ -61,12 +62,14 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    _require_intact_zip(path)
+    if folder := folder_of(path):
+        return read_torchscript(path, folder)
     try:
         import torch
     except ImportError as error:
         fix = "pip install 'jaxparse[torch]', or give a .safetensors file"
         raise ValueError(f"{path} needs PyTorch to be read: {fix}") from error
-    _require_intact_zip(path)
     stand_ins = torch.serialization.safe_globals([(Ignored, name) for name in IGNORED])
     try:
         # An open file: torch reads a path that ends in .safetensors by another way.
