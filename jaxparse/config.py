@@ -17,7 +17,9 @@ from jaxparse.files import atomic_path, brief, read_json, reason
 
 SYNTHETIC = "synthetic"  # the data_dir of the built-in drawn faces
 
-Head = Literal["upernet", "deeplabv3plus", "psanet"]
+Head = Literal[
+    "upernet", "deeplabv3plus", "psanet", "segformer", "segformer_mmseg", "segface", "bisenet"
+]
 Filter = Literal["bilinear", "bicubic", "opencv"]
 Optimizer = Literal["adamw", "sgd"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -68,18 +70,19 @@ class Config:
 
     # Model
     backbone: str = "swin_t"
-    """Backbone: swin_t, swin_b, swin_nano, resnet50_v1c, resnet101_v1c, resnet50,
-    resnet101 or resnet_slim."""
+    """Backbone: swin_t, swin_s, swin_b, swin_b_torchvision, swin_nano, mit_b0 to mit_b5, mit_slim,
+    farl_vit_b16, resnet50_v1c, resnet101_v1c, resnet18, resnet34, resnet50, resnet101 or
+    resnet_slim."""
     head: Head = "upernet"
     """Decode head."""
     head_channels: int = 512
-    """Channels of the decode head."""
+    """Channels of the decode head; bisenet has its own."""
     auxiliary_channels: int = 256
-    """Channels of the auxiliary FCN head; 0: there is none."""
+    """Channels of the auxiliary FCN head; 0: there is none. bisenet has two of its own."""
     align_corners: bool = False
     """Resize logits so that the corner pixels' centres meet, as BiSeNet does."""
     drop_path_rate: float = 0.3
-    """Drop path of Swin's last block; it rises linearly from 0 at the first."""
+    """Drop path of a transformer's last block; it rises linearly from 0 at the first."""
     dropout_rate: float = 0.1
     """Share of whole channels dropped before each classifier."""
 
@@ -122,10 +125,10 @@ class Config:
     """Weight of the auxiliary head's loss in the total loss."""
     cross_entropy_weight: float = 1.0
     """Weight of cross-entropy."""
-    cross_entropy_divisor: Literal["pixels", "valid", "weights"] = "pixels"
+    cross_entropy_divisor: Literal["pixels", "valid", "weights", "kept"] = "pixels"
     """What the sum of the pixels' cross-entropy is divided by: the number of pixels, ignored ones
-    included (mmsegmentation 0.x); of valid pixels; or the sum of their weights
-    (mmsegmentation 1.x)."""
+    included (mmsegmentation 0.x); of valid pixels; the sum of their weights (mmsegmentation 1.x);
+    or the number of pixels that OHEM keeps (zllrunning)."""
     class_weights: tuple[float, ...] = ()
     """Weights of the 19 classes in cross-entropy; none are all 1."""
     label_smoothing: float = 0.0

@@ -76,6 +76,84 @@ def openmmlab() -> StateDict:
     return {rename(key): array for key, array in timm_resnet50c().items()}
 
 
+def hf_segformer() -> StateDict:
+    """Hugging Face's SegFormer-B0."""
+    return reference.state_dict("hf_segformer_b0")
+
+
+def hf_mit() -> StateDict:
+    """Hugging Face's ImageNet MiT-B0, of ten classes."""
+    classifier = {"classifier.weight": [10, 256], "classifier.bias": [10]}
+    encoder = {k: x for k, x in hf_segformer().items() if k.startswith("segformer.")}
+    return encoder | {key: reference.fill(key, shape) for key, shape in classifier.items()}
+
+
+def nvidia_mit() -> StateDict:
+    """The same by the authors' names, with keys and values in one."""
+    patterns = (
+        (r"^segformer\.encoder\.", ""),
+        (r"^patch_embeddings\.(\d)\.", lambda m: f"patch_embed{int(m[1]) + 1}."),
+        (r"^block\.(\d)\.", lambda m: f"block{int(m[1]) + 1}."),
+        (r"^layer_norm\.(\d)\.", lambda m: f"norm{int(m[1]) + 1}."),
+        (r"layer_norm_?", "norm"),
+        (r"attention\.output\.dense", "attn.proj"),
+        (r"attention\.self", "attn"),
+        (r"attn\.query", "attn.q"),
+        (r"mlp\.dense", "mlp.fc"),
+        (r"^classifier", "head"),
+    )
+
+    def rename(key: str) -> str:
+        for pattern, replacement in patterns:
+            key = re.sub(pattern, replacement, key)
+        return key
+
+    arrays = {rename(key): array for key, array in hf_mit().items()}
+    for key in [key for key in arrays if ".attn.key." in key]:
+        parts = [arrays.pop(key), arrays.pop(key.replace(".key.", ".value."))]
+        arrays[key.replace(".key.", ".kv.")] = np.concatenate(parts)
+    return arrays
+
+
+def mmseg_mit() -> StateDict:
+    """The same by mmsegmentation's names: queries, keys and values in one, 1×1 convolutions."""
+    arrays = {k: x for k, x in nvidia_mit().items() if not k.startswith("head.")}
+    for key in [key for key in arrays if ".attn.q." in key]:
+        parts = [arrays.pop(key), arrays.pop(key.replace(".q.", ".kv."))]
+        arrays[key.replace(".q.", ".attn.in_proj_")] = np.concatenate(parts)
+
+    def rename(key: str) -> str:
+        place = {"patch_embed": 0, "block": 1, "norm": 2}
+        key = re.sub(
+            r"^(\w+?)(\d)\.", lambda m: f"layers.{int(m[2]) - 1}.{place[m[1]]}.", key
+        ).replace(".attn.proj.", ".attn.attn.out_proj.")
+        key = re.sub(r"^(layers\.\d\.0)\.proj\.", r"\1.projection.", key)
+        for module, index in (("fc1", 0), ("dwconv.dwconv", 1), ("fc2", 4)):
+            key = key.replace(f".mlp.{module}.", f".ffn.layers.{index}.")
+        return key
+
+    arrays = {rename(key): array for key, array in arrays.items()}
+    is_pointwise = re.compile(r"ffn\.layers\.[04]\.weight$").search
+    return {k: x[:, :, None, None] if is_pointwise(k) else x for k, x in arrays.items()}
+
+
+def mmseg_segformer() -> StateDict:
+    """mmsegmentation's SegFormer-B0 with a head of 16 channels."""
+    shapes = {"decode_head.conv_seg.weight": [19, 16, 1, 1], "decode_head.conv_seg.bias": [19]}
+    inputs = {f"convs.{stage}": width for stage, width in enumerate((32, 64, 160, 256))}
+    for conv, width in (inputs | {"fusion_conv": 64}).items():
+        shapes[f"decode_head.{conv}.conv.weight"] = [16, width, 1, 1]
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"decode_head.{conv}.bn.{name}"] = [16]
+    backbone = {f"backbone.{key}": array for key, array in mmseg_mit().items()}
+    heads = {key: reference.fill(key, shape) for key, shape in shapes.items()}
+    means = [key for key in heads if key.endswith("running_mean")]
+    counts = {
+        k.replace("running_mean", "num_batches_tracked"): np.zeros((), np.float32) for k in means
+    }
+    return backbone | heads | counts
+
+
 def write(path: Path, state_dict: StateDict, wrapper: str | None = None) -> Path:
     """A .safetensors, or a .pth with the state dict under the key `wrapper`."""
     if path.suffix == ".safetensors":

@@ -1,12 +1,14 @@
-"""Reference numbers of mmsegmentation and timm, and the rules that make their weights and inputs.
+"""Reference numbers of other packages, and the rules that make their weights and inputs.
 
-tests/reference holds samples of what mmsegmentation 1.2.2 (PyTorch 2.13, float64) and timm 1.0.31
-(float32) computed. The weights were a function of each parameter's name and shape in those
-packages, so that no weight file is needed: they come here through convert_weights' mapping.
+tests/reference holds samples of what mmsegmentation 1.2.2, transformers 5.24.0, zllrunning's and
+yakhyo's BiSeNet (PyTorch 2.13, float64) and timm 1.0.31 (float32) computed, with the classes in the
+official order. The weights were a function of each parameter's name and shape in those packages, so
+that no weight file is needed: they come here through convert_weights' mapping.
 """
 
 import json
 import zlib
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,18 +24,37 @@ from jaxparse.config import Config, load_experiment
 from jaxparse.models import split_model
 from jaxparse.weights.conversion import convert
 from jaxparse.weights.files import flatten, unflatten
-from jaxparse.weights.names import recognise, rename
+from jaxparse.weights.names import recognise
+from jaxparse.weights.naming import regroup, rename
 
 EXPERIMENTS = {  # network -> an experiment that has it, where that has another name
     "deeplabv3plus_r50": "deeplabv3plus_r50_20k",
     "deeplabv3plus_r101": "deeplabv3plus_r101_20k",
     "psanet_r50": "psanet_r50_80k",
     "psanet_r101": "psanet_r101_80k",
+    "segformer_b5": "segformer_b0",
+    "hf_upernet_swin_t": "swin_t",
 }
+# Network -> its file, where that is not mmsegmentation's; and fields of its config that differ
+# from the experiment's.
+FILES = {name: f"hf_{name}" for name in ("segformer_b0", "segformer_b5")}
+FILES["hf_upernet_swin_t"] = "hf_upernet_swin_t"
+FILES |= {"bisenet_r18": "zllrunning_bisenet_r18", "bisenet_r34": "yakhyo_bisenet_r34"}
+FIELDS = {"segformer_b5": {"backbone": "mit_b5", "head_channels": 768}}
 FOLDER = Path(__file__).parent / "reference"
-SHAPES = json.loads((FOLDER / "shapes.json").read_text())  # file -> key -> shape
+
+
+def stored(pattern: str) -> ChainMap[str, Any]:
+    """What the .json or .npz files of that pattern hold, one after another."""
+    load = np.load if pattern.endswith("npz") else lambda path: json.loads(path.read_text())
+    return ChainMap(*map(load, sorted(FOLDER.glob(pattern))))
+
+
+SHAPES = stored("shapes*.json")  # file -> key -> shape
 TRAINING = json.loads((FOLDER / "training.json").read_text())
-OUTPUTS = np.load(FOLDER / "outputs.npz")  # name/{values, step, largest}: every step-th number
+STEPS = stored("training_step*.json") | TRAINING["training_step"]  # by network
+OUTPUTS = stored("outputs*.npz")  # name/{values, step, largest}: every step-th number
+BATCH_NORM = stored("batch_norm*.npz")  # network/key: running statistics after the step
 # LLVM's optimisations take most of the time of a test that runs a network once.
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
 NO_DROPOUT = {"dropout_rate": 0, "drop_path_rate": 0}
@@ -96,19 +117,25 @@ class Network(NamedTuple):
 
 def experiment(name: str) -> Config:
     """The config of the network `name`."""
-    return load_experiment(EXPERIMENTS.get(name, name))
+    config = load_experiment(EXPERIMENTS.get(name, name))
+    return replace(config, **FIELDS.get(name, {}))
+
+
+def file_of(name: str) -> str:
+    """The checkpoint of the network `name`, by its name in SHAPES."""
+    return FILES.get(name, f"mmseg_{name}")
 
 
 @lru_cache(maxsize=1)  # of 120 million numbers at most; float32 and float64 follow each other
 def converted(name: str) -> dict[str, np.ndarray]:
-    """mmsegmentation's network `name` by this package's names, float32."""
-    file = f"mmseg_{name}"
+    """The network `name` by this package's names, float32."""
+    file = file_of(name)
     arrays = convert(Path(file), state_dict(file), experiment(name)).arrays
     return {key: np.ascontiguousarray(array) for key, array in arrays.items()}  # quicker to cast
 
 
 def network(name: str, dtype: str, **changes: object) -> Network:
-    """The network `name`, converted from mmsegmentation's; `changes` are to its config."""
+    """The network `name`, converted from its file; `changes` are to its config."""
     config = replace(experiment(name), **changes)
     graphdef, params, batch_stats = split_model(config)
     trees = (
@@ -119,16 +146,27 @@ def network(name: str, dtype: str, **changes: object) -> Network:
 
 
 def our_names(file: str) -> dict[str, str]:
-    """The names in mmsegmentation's checkpoint -> the names here."""
+    """The names in a checkpoint -> the names here, before parameters are joined or cut."""
     shapes = SHAPES[file]
     source = recognise(Path(file), shapes)
     return {key: rename(source, key, np.empty(shape))[0] for key, shape in shapes.items()}
 
 
 def renamed(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """`values` of mmsegmentation's network `name` by this package's names."""
-    names = our_names(f"mmseg_{name}")
+    """`values` of the network `name` in its file by this package's names."""
+    names = our_names(file_of(name))
     return {names[key]: value for key, value in values.items()}
+
+
+def renamed_norms(norms: Mapping[str, float], name: str) -> dict[str, float]:
+    """L2 norms of a network's parameters in its file -> of the parameters here.
+
+    A parameter that is joined here has the root of the sum of their squares.
+    """
+    parts = {key: np.array([norm]) for key, norm in renamed(norms, name).items()}
+    naming = recognise(Path(name), SHAPES[file_of(name)])
+    joined = regroup(parts, *naming.regrouped).items()
+    return {key: float(np.linalg.norm(norms)) for key, norms in joined}
 
 
 def norms(tree: dict[str, Any]) -> dict[str, float]:

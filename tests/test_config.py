@@ -74,9 +74,56 @@ RESNET = COMMON | {
 }
 DEEPLAB = RESNET | {"head": "deeplabv3plus"}
 PSANET = RESNET | {"head": "psanet", "steps": 80_000, "eval_every": 8_000}
-R50, R101 = (
+# zllrunning's, but for what a Config has no field for: the experiment names it.
+BISENET = COMMON | {
+    "head": "bisenet",
+    "auxiliary_channels": 0,
+    "align_corners": True,
+    "batch_size": 16,
+    "mirror_probability": 0.5,
+    "scale_min": 0.75,
+    "scale_max": 2.0,
+    "brightness": 64.0,
+    "contrast": 0.5,
+    "saturation": 0.5,
+    "auxiliary_weight": 1.0,
+    "cross_entropy_divisor": "kept",
+    "ohem_min_kept": 16_384,
+    "ohem_threshold": 0.7,
+    "optimizer": "sgd",
+    "learning_rate": 0.01,
+    "min_learning_rate": 0.0,
+    "poly_power": 0.9,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "warmup_steps": 1000,
+    "steps": 80_000,
+    "eval_every": 8_000,
+}
+# Networks and preprocessing of their authors, schedules of SWIN.
+SEGFACE = SWIN | {
+    "resize_filter": "bicubic",
+    "backbone": "swin_b_torchvision",
+    "head": "segface",
+    "head_channels": 256,
+    "auxiliary_channels": 0,
+    "cross_entropy_weight": 0.5,
+    "dice_weight": 0.5,
+    "dice_per_class": True,
+    "init_weights": "weights/swin_b_torchvision_imagenet.safetensors",
+}
+FARL = SWIN | {
+    "image_size": 448,
+    "image_mean": (122.7709383, 116.7460125, 104.09373615),
+    "image_std": (68.5005327, 66.6321579, 70.32316305),
+    "backbone": "farl_vit_b16",
+    "head_channels": 768,
+    "auxiliary_channels": 0,
+    "drop_path_rate": 0.1,
+}
+R18, R34, R50, R101 = (
     {"backbone": name, "init_weights": f"weights/{name}_imagenet.safetensors"}
-    for name in ("resnet50_v1c", "resnet101_v1c")
+    for name in ("resnet18", "resnet34", "resnet50_v1c", "resnet101_v1c")
 )
 SHORT = {"steps": 20_000, "eval_every": 2_000}
 LONG = {"steps": 40_000, "eval_every": 4_000}
@@ -97,6 +144,10 @@ RECIPES = {
     "deeplabv3plus_r50_finetune": DEEPLAB | R50 | FINETUNE,
     "psanet_r50_80k": PSANET | R50,
     "psanet_r101_80k": PSANET | R101,
+    "bisenet_r18": BISENET | R18,
+    "bisenet_r34": BISENET | R34,
+    "segface_swin_b": SEGFACE,
+    "farl_vit_b16": FARL,
 }
 OWN = {"quickstart", "swin_nano", "tiny"}
 PLUS = {

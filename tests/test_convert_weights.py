@@ -115,9 +115,11 @@ def test_converted_backbone_loads_and_leaves_the_rest(tmp_path: Path) -> None:
     [
         (foreign.microsoft, foreign.timm, NANO),
         (foreign.openmmlab, foreign.timm_resnet50c, DEEPLAB),
+        (foreign.nvidia_mit, foreign.hf_mit, load_experiment("segformer_b0")),
+        (foreign.mmseg_mit, foreign.hf_mit, load_experiment("segformer_b0")),
     ],
 )
-def test_other_names_give_the_arrays_of_timms(
+def test_other_names_give_the_same_arrays(
     make: Callable[[], StateDict], same: Callable[[], StateDict], config: Config
 ) -> None:
     require_equal(convert("f", make(), config).arrays, convert("f", same(), config).arrays)

@@ -13,13 +13,15 @@ from jaxparse.convert_weights import convert_file
 from jaxparse.models import split_model
 from jaxparse.weights.conversion import convert, to_mmseg
 from jaxparse.weights.files import flatten, read_weights, save_weights
-from jaxparse.weights.names import recognise, rename
+from jaxparse.weights.names import recognise
+from jaxparse.weights.naming import rename
 from tests import foreign, reference
 from tests.foreign import StateDict, require_equal, write
 from tests.refusal import refuses
 
 NANO = load_experiment("swin_nano")
 DEEPLAB = load_experiment("deeplabv3plus_r50_20k")
+B0 = load_experiment("segformer_b0")
 
 
 @pytest.mark.parametrize("file", [file for file in reference.SHAPES if file.startswith("mmseg_")])
@@ -36,9 +38,11 @@ def test_way_back_has_every_key_and_shape_of_mmseg(file: str) -> None:
     assert {key: list(array.shape) for key, array in back.items()} == shapes
 
 
-def test_backbones_of_our_own_have_no_way_back() -> None:
+def test_networks_that_mmseg_lacks_have_no_way_back() -> None:
     with refuses("resnet_slim", "mmseg"):
         to_mmseg({}, load_experiment("tiny"))
+    with refuses("segformer_mmseg", "--to mmseg"):
+        to_mmseg({}, B0)
 
 
 def numbered(shapes: dict[str, tuple[int, ...]], start: int) -> StateDict:
@@ -55,6 +59,7 @@ def numbered(shapes: dict[str, tuple[int, ...]], start: int) -> StateDict:
         (foreign.mmseg, NANO),
         (lambda: reference.state_dict("mmseg_psanet_r50"), load_experiment("psanet_r50_80k")),
         (foreign.mmseg_plain_resnet, replace(DEEPLAB, backbone="resnet50")),
+        (foreign.mmseg_segformer, replace(B0, head="segformer_mmseg", head_channels=16)),
     ],
 )
 def test_round_trips_are_the_identity(make: Callable[[], StateDict], config: Config) -> None:

@@ -9,24 +9,30 @@ from flax import nnx
 from jaxparse.classes import NUM_CLASSES
 from jaxparse.config import Config
 from jaxparse.files import brief
-from jaxparse.models import resnet, slim, swin
+from jaxparse.models import bisenet, resnet, segformer, slim, swin, vit
 from jaxparse.models.deeplab import DeepLabHead
 from jaxparse.models.fcn import FCNHead
 from jaxparse.models.psanet import PSAHead
+from jaxparse.models.segface import SegFaceHead
+from jaxparse.models.segformer import MMSegformerHead, SegformerHead
 from jaxparse.models.segmentor import AUXILIARY_STAGE, Segmentor
 from jaxparse.models.upernet import UPerHead
 
-BACKBONES = (*swin.SIZES, *resnet.SIZES, *slim.SIZES)
+BACKBONES = (*swin.SIZES, *segformer.SIZES, *vit.SIZES)
+BACKBONES += (*resnet.SIZES, *bisenet.SIZES, *slim.SIZES)
 HEADS: dict[str, Callable[..., nnx.Module]] = {
     "upernet": UPerHead,
     "deeplabv3plus": DeepLabHead,
     "psanet": PSAHead,
+    "segformer": SegformerHead,
+    "segformer_mmseg": MMSegformerHead,
+    "segface": SegFaceHead,
 }
 
 
 # They pool a map to one pixel per picture and batch-normalise it: over a single picture the output
 # is constant and the running variance goes to 0. torch refuses that.
-POOLING_HEADS = ("upernet", "deeplabv3plus")
+POOLING_HEADS = ("upernet", "deeplabv3plus", "bisenet")
 
 
 def fewest_pictures(config: Config) -> int:
@@ -52,18 +58,27 @@ def build_backbone(config: Config, rngs: nnx.Rngs) -> nnx.Module:
     """
     if config.backbone in swin.SIZES:
         return swin.Swin(swin.SIZES[config.backbone], config.drop_path_rate, rngs=rngs)
+    if config.backbone in segformer.SIZES:
+        size = segformer.SIZES[config.backbone]
+        return segformer.MiT(size, config.drop_path_rate, rngs=rngs)
+    if config.backbone in vit.SIZES:
+        return vit.ViT(vit.SIZES[config.backbone], config.drop_path_rate, rngs=rngs)
     if config.backbone in resnet.SIZES:
         return resnet.ResNet(resnet.SIZES[config.backbone], rngs=rngs)
+    if config.backbone in bisenet.SIZES:
+        return bisenet.BasicResNet(bisenet.SIZES[config.backbone], rngs=rngs)
     if config.backbone in slim.SIZES:
         return slim.SlimResNet(*slim.SIZES[config.backbone], rngs=rngs)
     known = ", ".join(BACKBONES)
     raise ValueError(f"there is no backbone {brief(config.backbone)}; give one of: {known}")
 
 
-def build_model(config: Config, key: jax.Array) -> Segmentor:
+def build_model(config: Config, key: jax.Array) -> Segmentor | bisenet.BiSeNet:
     """The network of `config`, randomly initialised. Raises ValueError for an unknown backbone."""
     rngs = nnx.Rngs(key)
     backbone = build_backbone(config, rngs)
+    if config.head == "bisenet":  # has its own channels and auxiliary outputs, and no dropout
+        return bisenet.BiSeNet(backbone, NUM_CLASSES, rngs=rngs)
     rest = (NUM_CLASSES, config.dropout_rate)
     head = HEADS[config.head](backbone.channels, config.head_channels, *rest, rngs=rngs)
     if not config.auxiliary_channels:

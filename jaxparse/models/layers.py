@@ -46,7 +46,7 @@ class Linear(nnx.Module):
 
 
 class Conv(nnx.Module):
-    """Convolution without bias, size×size, odd, with padding that keeps the size at stride 1."""
+    """Convolution size×size, odd, with padding that keeps the size at stride 1."""
 
     def __init__(
         self,
@@ -57,13 +57,20 @@ class Conv(nnx.Module):
         rngs: nnx.Rngs,
         stride: int = 1,
         dilation: int = 1,
+        use_bias: bool = False,
         kernel_init: nnx.initializers.Initializer = kaiming_init,
     ) -> None:
         shape = (size, size, in_channels, channels)
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape))
+        if use_bias:
+            self.bias = nnx.Param(jnp.zeros(channels))
         self.stride, self.dilation = stride, dilation
 
     def __call__(self, x: Array) -> Array:
+        x = self._convolve(x)
+        return x + self.bias[...].astype(x.dtype) if hasattr(self, "bias") else x
+
+    def _convolve(self, x: Array) -> Array:
         kernel = self.kernel[...].astype(x.dtype)
         if kernel.shape[0] == 1:
             return matmul(x[:, :: self.stride, :: self.stride], kernel[0, 0])
@@ -73,14 +80,43 @@ class Conv(nnx.Module):
 
 
 class DepthwiseConv(nnx.Module):
-    """3×3 convolution of each channel by its own kernel, without bias."""
+    """3×3 convolution of each channel by its own kernel."""
 
-    def __init__(self, channels: int, dilation: int, *, rngs: nnx.Rngs) -> None:
-        self.kernel = nnx.Param(kaiming_init(rngs.params(), (3, 3, 1, channels)))
+    def __init__(
+        self,
+        channels: int,
+        dilation: int,
+        *,
+        rngs: nnx.Rngs,
+        use_bias: bool = False,
+        kernel_init: nnx.initializers.Initializer = kaiming_init,
+    ) -> None:
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (3, 3, 1, channels)))
+        if use_bias:
+            self.bias = nnx.Param(jnp.zeros(channels))
         self.dilation = dilation
 
     def __call__(self, x: Array) -> Array:
-        return depthwise_conv3x3(x, self.kernel[...].astype(x.dtype), self.dilation)
+        x = depthwise_conv3x3(x, self.kernel[...].astype(x.dtype), self.dilation)
+        return x + self.bias[...].astype(x.dtype) if hasattr(self, "bias") else x
+
+
+class TransposedConv(nnx.Module):
+    """Transposed convolution 2×2 with stride 2: twice the size, [B, 2H, 2W, channels].
+
+    Kernel [2, 2, out, in]: that of the convolution whose transpose it is.
+    """
+
+    def __init__(self, in_channels: int, channels: int, *, rngs: nnx.Rngs) -> None:
+        self.kernel = nnx.Param(torch_conv_init(rngs.params(), (2, 2, channels, in_channels)))
+        self.bias = nnx.Param(jnp.zeros(channels))
+
+    def __call__(self, x: Array) -> Array:
+        batch, height, width, in_channels = x.shape
+        kernel = self.kernel[...].astype(x.dtype).reshape(-1, in_channels)
+        x = matmul(x, kernel.T).reshape(batch, height, width, 2, 2, -1)
+        x = x.swapaxes(2, 3).reshape(batch, 2 * height, 2 * width, -1)
+        return x + self.bias[...].astype(x.dtype)
 
 
 class ResizeConcatConv(nnx.Module):
@@ -238,8 +274,8 @@ class DepthwiseNormAct(nnx.Module):
 class LayerNorm(nnx.LayerNorm):
     """Layer norm over the channels; computes in float32, whatever the map."""
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs) -> None:
-        super().__init__(channels, epsilon=NORM_EPSILON, use_fast_variance=False, rngs=rngs)
+    def __init__(self, channels: int, *, rngs: nnx.Rngs, epsilon: float = NORM_EPSILON) -> None:
+        super().__init__(channels, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         return super().__call__(x).astype(x.dtype)
@@ -259,20 +295,25 @@ class DropPath(nnx.Module):
     def __call__(self, x: Array, rngs: nnx.Rngs | None) -> Array:
         if self.deterministic or self.rate == 0:
             return x
-        keep = jax.random.bernoulli(rngs.dropout(), 1 - self.rate, (x.shape[0], 1, 1, 1))
+        shape = (x.shape[0], *[1] * (x.ndim - 1))
+        keep = jax.random.bernoulli(rngs.dropout(), 1 - self.rate, shape)
         return x * (keep / (1 - self.rate)).astype(x.dtype)
 
 
 class Classifier(nnx.Module):
-    """1×1 convolution with bias, in float32; mmseg's `conv_seg`."""
+    """1×1 convolution in float32, with bias unless told otherwise; mmseg's `conv_seg`."""
 
-    def __init__(self, channels: int, num_classes: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, channels: int, num_classes: int, *, rngs: nnx.Rngs, use_bias: bool = True
+    ) -> None:
         init = nnx.initializers.normal(0.01)
         self.kernel = nnx.Param(init(rngs.params(), (1, 1, channels, num_classes)))
-        self.bias = nnx.Param(jnp.zeros(num_classes))
+        if use_bias:
+            self.bias = nnx.Param(jnp.zeros(num_classes))
 
     def __call__(self, x: Array) -> Array:
-        return matmul(widen(x), self.kernel[0, 0]) + self.bias[...]
+        x = matmul(widen(x), self.kernel[0, 0])
+        return x + self.bias[...] if hasattr(self, "bias") else x
 
 
 def channel_dropout(rate: float) -> nnx.Dropout:

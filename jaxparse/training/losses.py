@@ -139,11 +139,12 @@ def boundary_factor(label: Array, config: Config) -> Array:
     return jnp.where(near, 1 + config.boundary_weight, 1)
 
 
-def divisor(label: Array, config: Config) -> Array | int:
-    """What the sum of the pixels' cross-entropy is divided by, above 0."""
+def divisor(label: Array, kept: Array, config: Config) -> Array | int:
+    """What the sum of the cross-entropy of the pixels `kept` is divided by, above 0."""
     if config.cross_entropy_divisor == "pixels":
         return label.size
-    weights = (label != IGNORE_LABEL).astype(float)
+    counted = kept if config.cross_entropy_divisor == "kept" else label != IGNORE_LABEL
+    weights = counted.astype(float)
     if config.cross_entropy_divisor == "weights":
         if config.class_weights:
             weights = weights * class_weights(label, config)
@@ -158,14 +159,15 @@ def cross_entropy(logits: Array, label: Array, config: Config) -> Array:
 
     Ignored pixels (255) add nothing to the sum. By default they still count in the mean, as in
     mmsegmentation's default (avg_non_ignore=False); `cross_entropy_divisor` counts otherwise.
-    OHEM changes the sum and not the divisor.
+    OHEM changes the sum and, but for that of the pixels kept, not the divisor.
     """
-    losses = weighted_losses(logits, label, config)
+    losses, kept = weighted_losses(logits, label, config), label != IGNORE_LABEL
     if config.ohem_min_kept:
-        losses = jnp.where(hardest(pixel_losses(logits, label), label, config), losses, 0)
+        kept = hardest(pixel_losses(logits, label), label, config)
+        losses = jnp.where(kept, losses, 0)
     if config.boundary_weight:
         losses = losses * boundary_factor(label, config)
-    return losses.sum() / divisor(label, config)
+    return losses.sum() / divisor(label, kept, config)
 
 
 def focal(logits: Array, label: Array) -> Array:

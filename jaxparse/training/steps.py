@@ -108,7 +108,8 @@ def losses(
     holds 0..18 and 255.
     """
     model = nnx.merge(graphdef, params, batch_stats)
-    model = nnx.view(model, deterministic=False, use_running_average=False, remat=config.remat)
+    mode = {"deterministic": False, "use_running_average": False, "remat": config.remat}
+    model = nnx.view(model, raise_if_not_found=False, **mode)  # BiSeNet has no dropout
     logits = model(image, nnx.Rngs(dropout=key))
     decode, *auxiliary = (
         resize_logits(x, label.shape[1:3], config.align_corners)

@@ -18,22 +18,25 @@ from jaxparse.models import split_model, swin
 from jaxparse.weights.files import flatten, require_match
 from jaxparse.weights.names import (
     ACCEPTED,
-    DROPPED,
-    HEADS,
-    Naming,
+    BUFFERS,
     backbone_of,
-    from_unfold_order,
     head_of,
     mmseg_naming,
     recognise,
+    require_network,
+)
+from jaxparse.weights.naming import (
+    HEADS,
+    Naming,
+    from_unfold_order,
+    regroup,
     rename,
     rename_back,
-    require_network,
     to_unfold_order,
 )
 
 # Arrays with a place for each class -> the axis.
-CLASS_AXES = {"conv_seg.kernel": -1, "conv_seg.bias": -1}
+CLASS_AXES = {"conv_seg.kernel": -1, "conv_seg.bias": -1, "class_tokens": 0}
 
 
 class Conversion(NamedTuple):
@@ -58,17 +61,19 @@ def convert(
 
     `path` is for messages; `label_order` is that of the classes in the file, by default the one
     that its kind has. With `fresh_classifier` what has a place for each class is left out. Raises
-    ValueError unless every key is used or matches DROPPED, and every parameter and statistic is
-    set, in its shape, or is one of the `fresh` ones.
+    ValueError unless every key is used or known to be superfluous, and every parameter and
+    statistic is set, in its shape, or is one of the `fresh` ones.
     """
     naming = recognise(path, state_dict)
-    dropped = [key for key in state_dict if re.search(DROPPED, key)]
+    require_constants(path, state_dict, naming)
+    dropped = [key for key in state_dict if re.search(rf"{BUFFERS}|{naming.dropped}", key)]
     used = state_dict.keys() - set(dropped)
     renamed = [rename(naming, key, state_dict[key]) for key in state_dict if key in used]
     arrays = dict(renamed)
     if len(arrays) < len(renamed):
         [(name, _)] = Counter(name for name, _ in renamed).most_common(1)
         raise ValueError(f"{path} has more than one array for {name}; save it with one")
+    arrays = regroup(arrays, *naming.regrouped)
     if config:
         require_network(path, arrays, config)
         require_preprocessing(path, naming, config)
@@ -101,11 +106,27 @@ def network_of(path: str | Path, arrays: Mapping[str, np.ndarray]) -> dict[str, 
     if " " in backbone or " " in head:  # "a Swin of unknown size"
         raise ValueError(f"{path} holds {backbone} ({sizes}){head and f' + {head}'}; {ACCEPTED}")
     if whole:
-        fields["head"] = head
+        fields |= {"head": head, "auxiliary_channels": 0}
         for name, part in (("head_channels", "decode"), ("auxiliary_channels", "auxiliary")):
-            classifier = arrays.get(f"{part}_head.conv_seg.kernel")
-            fields[name] = 0 if classifier is None else int(classifier.shape[-2])
+            classifier = arrays.get(f"{part}_head.conv_seg.kernel")  # BiSeNet has three others
+            if classifier is not None:
+                fields[name] = int(classifier.shape[-2])
+        if "decode_head.class_tokens" in arrays:
+            fields["head_channels"] = int(arrays["decode_head.class_tokens"].shape[-1])
     return fields
+
+
+def require_constants(
+    path: str | Path, state_dict: Mapping[str, np.ndarray], naming: Naming
+) -> None:
+    """Raises ValueError if the file holds other numbers for what `naming` takes as settings."""
+    for key, expected in naming.constants:
+        found = np.ravel(state_dict.get(key, expected))
+        if found.shape != np.shape(expected) or not np.allclose(found, expected, rtol=1e-5):
+            raise ValueError(
+                f"{path} holds {found.tolist()} in {key}, expected {list(expected)}: the network "
+                "takes other pictures than this package would give it; convert another file"
+            )
 
 
 def require_preprocessing(path: str | Path, naming: Naming, config: Config) -> None:
@@ -143,10 +164,11 @@ def to_official_order(arrays: Mapping[str, np.ndarray], order: str) -> dict[str,
 
 def to_mmseg(arrays: Mapping[str, np.ndarray], config: Config) -> dict[str, np.ndarray]:
     """Arrays of the whole network of `config` -> mmsegmentation's state dict, buffers included."""
-    naming = mmseg_naming(config.backbone)
+    naming = mmseg_naming(config)
     if naming.unfolded:
         merging = {k: to_unfold_order(v) for k, v in arrays.items() if ".downsample." in k}
         arrays = {**arrays, **merging}
+    arrays = regroup(arrays, *naming.regrouped[::-1])
     state_dict = dict(rename_back(naming, name, array) for name, array in arrays.items())
     for key in list(state_dict):
         if key.endswith("running_var"):

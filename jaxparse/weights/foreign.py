@@ -62,17 +62,11 @@ def read_checkpoint(path: Path, ema: bool = False) -> Weights:
     return weights._replace(arrays=without_prefixes(weights.arrays))
 
 
-def _all_have(names: list[str], prefix: str) -> bool:
-    return bool(names) and all(name.startswith(prefix) for name in names)
-
-
 def without_prefixes(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays without PREFIXES in their names; a prefix that only some have is part of them."""
     names = list(arrays)
-    # An empty file has no names, of which all would begin with anything.
-    while prefix := next(
-        (p for p in PREFIXES if names and all(n.startswith(p) for n in names)), None
-    ):
+    # [""]: where there are no names, all of them would begin with any prefix, without end.
+    while prefix := next((p for p in PREFIXES if all(n.startswith(p) for n in names or [""])), ""):
         names = [name.removeprefix(prefix) for name in names]
     return dict(zip(names, arrays.values(), strict=True))
 
@@ -96,9 +90,8 @@ def _read_parts(index: Path) -> Weights:
         raise ValueError(f"{index} is no index of weights: its weight_map lists no files")
     files = {name: index.with_name(name) for name in sorted(set(places.values()))}
     if missing := [name for name, path in files.items() if not path.is_file()]:
-        raise ValueError(
-            f"{index} lists {brief(', '.join(missing))}: not there; copy all its files"
-        )
+        shown = brief(", ".join(missing))
+        raise ValueError(f"{index} lists {shown}, which is not there; copy all its files")
     parts = {name: _read_file(path, ema=False).arrays for name, path in files.items()}
     if lacking := [name for name, file in places.items() if name not in parts[file]]:
         first = f"{brief(lacking[0])}, which {index} lists"

@@ -15,11 +15,10 @@ from jaxparse import cli
 from jaxparse.files import brief, read_json, reason
 from jaxparse.weights.conversion import convert
 from jaxparse.weights.files import HUB_FILE, is_ours, save_weights
-from jaxparse.weights.foreign import read_checkpoint
+from jaxparse.weights.foreign import INDEX, read_checkpoint
 
 # What a repository may keep its weights in: the first pattern that it has files of is downloaded.
 PATTERNS = ("*.safetensors", "*.bin", "*.pth", "*.pt")
-INDEX = ".index.json"  # a list of the files over which the weights are divided
 PREPROCESSING = "preprocessor_config.json"
 FILTERS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 Result = TypeVar("Result")

@@ -1,27 +1,50 @@
-"""Kinds of checkpoints: their names for our parameters, and which network a file holds.
+"""Kinds of checkpoints, and which network a file holds.
 
-A table of strings to replace, in order, turns their names into ours; in reverse order, ours into
-theirs. Kernels are transposed to HWIO and [in, out]. Microsoft and mmsegmentation put a stage's
-downsampling at the end of the previous stage; mmsegmentation numbers the modules of a Sequential.
+Microsoft and mmsegmentation put a stage's downsampling at the end of the previous stage;
+mmsegmentation numbers the modules of a Sequential.
 """
 
 import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from jaxparse.classes import LabelOrder
 from jaxparse.config import Config
-from jaxparse.models import resnet, swin
+from jaxparse.models import bisenet, resnet, segformer, swin, vit
+from jaxparse.weights.bisenet_names import YAKHYO_BISENET, ZLLRUNNING_BISENET
+from jaxparse.weights.farl_names import FARL
+from jaxparse.weights.naming import (
+    HEADS,
+    MMSEG_HEADS,
+    PLAIN_STEM,
+    STATISTICS,
+    Naming,
+    Parts,
+    Renames,
+)
+from jaxparse.weights.segface_names import SEGFACE
+from jaxparse.weights.segformer_names import (
+    HF_HEADS,
+    HF_MIT_BACKBONE,
+    HF_SEGFORMER,
+    MMSEG_MIT_BACKBONE,
+    MMSEG_SEGFORMER,
+    NVIDIA_MIT,
+)
 
 # timm's ImageNet-1K weights of each backbone: timm's defaults except for Swin-B, whose default is
-# ms_in22k_ft_in1k; the recipes start from ImageNet-1K only.
+# ms_in22k_ft_in1k, and for the ResNets of BiSeNet, which started from torchvision's; the recipes
+# start from ImageNet-1K only.
 TIMM_WEIGHTS = {
     "swin_t": "swin_tiny_patch4_window7_224.ms_in1k",
+    "swin_s": "swin_small_patch4_window7_224.ms_in1k",
     "swin_b": "swin_base_patch4_window7_224.ms_in1k",
+    "swin_b_torchvision": "swin_base_patch4_window7_224.ms_in1k",
+    "resnet18": "resnet18.tv_in1k",
+    "resnet34": "resnet34.tv_in1k",
     "resnet50": "resnet50.a1_in1k",
     "resnet101": "resnet101.a1h_in1k",
     "resnet50_v1c": "resnet50c.gluon_in1k",
@@ -29,17 +52,20 @@ TIMM_WEIGHTS = {
 }
 # The init_weights of experiments that start from others of timm's weights, without suffix.
 TIMM_WEIGHTS_OF_FILES = {"swin_b_imagenet22k": "swin_base_patch4_window7_224.ms_in22k"}
+# timm has no MiT: the authors' ImageNet-1K weights on the Hugging Face hub.
+HUB_WEIGHTS = {f"mit_b{size}": f"nvidia/mit-b{size}" for size in range(6)}
 # Computed from the sizes here; batch norm's momentum is constant.
 BUFFERS = r"(relative_position_index|attn_mask|num_batches_tracked)$"
-DROPPED = rf"{BUFFERS}|^(norm|head|fc)\."  # the latter: ImageNet's classifier
-HEADS = ("decode_head.", "auxiliary_head.")
 HEAD_MARKERS = {  # a parameter that only this decode head has
     "upernet": "decode_head.psp_modules.0.conv.kernel",
     "deeplabv3plus": "decode_head.sep_bottleneck.0.pointwise_conv.conv.kernel",
     "psanet": "decode_head.attention_p.0.conv.kernel",
+    "segformer": "decode_head.bn.scale",
+    "segformer_mmseg": "decode_head.fusion_conv.conv.kernel",
+    "segface": "decode_head.class_tokens",
+    "bisenet": "decode_head.arm32.conv_atten.kernel",
 }
 
-Renames = tuple[tuple[str, str], ...]  # theirs, ours
 # From the last stage on, so that nothing is renamed twice.
 NEXT_STAGE: Renames = tuple(
     (f"layers.{stage}.downsample.", f"layers.{stage + 1}.downsample.") for stage in (2, 1, 0)
@@ -54,16 +80,6 @@ TIMM_DEEP_STEM: Renames = (
     ("backbone.bn1.", "backbone.stem.7."),
     *DEEP_STEM,
 )
-PLAIN_STEM: Renames = (
-    ("backbone.conv1.", "backbone.stem.0.conv."),
-    ("backbone.bn1.", "backbone.stem.0.bn."),
-)
-STATISTICS: Renames = ((".running_mean", ".mean"), (".running_var", ".var"))
-MMSEG_HEADS: Renames = (
-    *((f"psp_modules.{i}.1.", f"psp_modules.{i}.") for i in range(4)),
-    ("image_pool.1.", "image_pool."),
-    *STATISTICS,
-)
 MMSEG_BLOCKS: Renames = (
     ("backbone.patch_embed.projection.", "backbone.patch_embed.proj."),
     ("backbone.stages.", "backbone.layers."),
@@ -71,21 +87,23 @@ MMSEG_BLOCKS: Renames = (
     (".ffn.layers.0.0.", ".mlp.fc1."),
     (".ffn.layers.1.", ".mlp.fc2."),
 )
-
-
-class Naming(NamedTuple):
-    """A kind of checkpoint: a segmentor, or an ImageNet backbone, whose names need a prefix."""
-
-    name: str
-    markers: tuple[str, ...]  # keys found in every file of this kind and in no other kind
-    renames: Renames
-    fresh: tuple[str, ...] = ()  # prefixes of parameters that such files lack
-    prefix: str = ""  # of our names
-    unfolded: bool = False  # patch merging orders its four neighbours as torch's unfold does
-    label_order: LabelOrder = "official"
-    fields: tuple[tuple[str, Any], ...] = ()  # of Config: the preprocessing, if not the default
-
-
+HF_SWIN: Renames = (
+    ("backbone.embeddings.patch_embeddings.projection.", "backbone.patch_embed.proj."),
+    ("backbone.embeddings.norm.", "backbone.patch_embed.norm."),
+    ("backbone.encoder.layers.", "backbone.layers."),
+    (".layernorm_before.", ".norm1."),
+    (".layernorm_after.", ".norm2."),
+    *((f"backbone.hidden_states_norms.stage{i + 1}.", f"backbone.norm{i}.") for i in range(4)),
+    (".attention.self.", ".attn."),
+    (".attention.output.dense.", ".attn.proj."),
+    (".intermediate.dense.", ".mlp.fc1."),
+    (".output.dense.", ".mlp.fc2."),
+    *NEXT_STAGE,
+)
+QUERY_KEY_VALUE: tuple[Parts, Parts] = (
+    ((".attn.query.", 1), (".attn.key.", 1), (".attn.value.", 1)),
+    ((".attn.qkv.", 1),),
+)
 BOTTLENECK = "layer1.0.conv3.weight"
 MMSEG_SWIN = Naming(
     "mmsegmentation Swin segmentor",
@@ -117,7 +135,7 @@ MICROSOFT = TIMM_SWIN._replace(
 )
 TIMM_RESNET = Naming(
     "timm ImageNet ResNet",
-    ("conv1.weight", BOTTLENECK),
+    ("conv1.weight", "layer1.0.conv2.weight"),  # of ResNet-18 and -34 too
     (*PLAIN_STEM, *STATISTICS),
     fresh=HEADS,
     prefix="backbone.",
@@ -132,8 +150,17 @@ OPENMMLAB = TIMM_RESNET._replace(
     markers=("stem.0.weight", BOTTLENECK),
     renames=(*DEEP_STEM, *STATISTICS),
 )
+HF_UPERNET = Naming(
+    "Hugging Face Swin + UPerNet",
+    ("backbone.embeddings.patch_embeddings.projection.bias", "decode_head.classifier.bias"),
+    (*HF_SWIN, *HF_HEADS),
+    regrouped=QUERY_KEY_VALUE,
+)
 NAMINGS = (MMSEG_SWIN, MMSEG_RESNET_V1C, MMSEG_RESNET, TIMM_SWIN, MICROSOFT)
 NAMINGS += (TIMM_RESNET, TIMM_RESNET_C, OPENMMLAB)
+NAMINGS += (HF_SEGFORMER, HF_MIT_BACKBONE, HF_UPERNET)
+NAMINGS += (MMSEG_SEGFORMER, MMSEG_MIT_BACKBONE, NVIDIA_MIT)
+NAMINGS += (ZLLRUNNING_BISENET, YAKHYO_BISENET, SEGFACE, FARL)
 ACCEPTED = f"accepted: {', '.join(naming.name for naming in NAMINGS)}"
 
 
@@ -145,19 +172,37 @@ def recognise(path: str | Path, names: Mapping[str, Any]) -> Naming:
     raise ValueError(f"{path} is not a checkpoint of a known kind; {ACCEPTED}")
 
 
-def mmseg_naming(backbone: str) -> Naming:
-    """mmsegmentation's names for a segmentor with this backbone. Raises ValueError for others."""
-    if backbone in swin.SIZES:
+def mmseg_naming(config: Config) -> Naming:
+    """mmsegmentation's names for the segmentor of `config`. Raises ValueError if it has none."""
+    backbone = config.backbone
+    if config.head == "segformer":
+        raise ValueError(
+            "mmsegmentation has no head segformer, only the segformer_mmseg of this package; "
+            "--to mmseg cannot write it"
+        )
+    if config.head == "segface":
+        raise ValueError("mmsegmentation has no head segface; --to mmseg cannot write it")
+    if config.head == "bisenet":
+        raise ValueError(
+            "mmsegmentation's BiSeNet has a spatial path, this package's has none; --to mmseg "
+            "cannot write it"
+        )
+    if backbone in swin.SIZES and not swin.SIZES[backbone].torchvision:
         return MMSEG_SWIN
+    if backbone in segformer.SIZES:
+        return MMSEG_SEGFORMER
     if backbone not in resnet.SIZES:
         raise ValueError(f"mmsegmentation has no backbone {backbone}; --to mmseg cannot write it")
     return MMSEG_RESNET_V1C if resnet.SIZES[backbone].deep_stem else MMSEG_RESNET
 
 
 def default_weights(config: Config) -> str | None:
-    """timm's model that the experiment starts from; None if timm has no weights of its backbone."""
+    """What the experiment starts from: timm's model, or a repository of the hub.
+
+    None if neither has weights of its backbone.
+    """
     stem = Path(config.init_weights).stem
-    return TIMM_WEIGHTS_OF_FILES.get(stem) or TIMM_WEIGHTS.get(config.backbone)
+    return TIMM_WEIGHTS_OF_FILES.get(stem) or (TIMM_WEIGHTS | HUB_WEIGHTS).get(config.backbone)
 
 
 def timm_name(name: str) -> str | None:
@@ -170,52 +215,48 @@ def timm_name(name: str) -> str | None:
     return name if tag else tagged[model]
 
 
-def rename(naming: Naming, key: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    """Name and array in this package's layout, except for the order of patch merging."""
-    name = naming.prefix + key
-    for theirs, ours in naming.renames:
-        name = name.replace(theirs, ours)
-    if name.endswith(".weight"):
-        name = name.removesuffix("weight") + ("kernel" if array.ndim > 1 else "scale")
-    if name.endswith(".kernel"):
-        # OIHW -> HWIO, [out, in] -> [in, out]
-        array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-    return name, array
+def _spaced(numbers: tuple[int, ...]) -> str:
+    return " ".join(map(str, numbers))
 
 
-def rename_back(naming: Naming, name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    """Inverse of `rename`."""
-    if name.endswith(".kernel"):
-        array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-    name = re.sub(r"\.(kernel|scale)$", ".weight", name)
-    for theirs, ours in reversed(naming.renames):
-        name = name.replace(ours, theirs)
-    return name.removeprefix(naming.prefix), array
-
-
-def from_unfold_order(array: np.ndarray) -> np.ndarray:
-    """[4C, ...] indexed channel, row, column as torch's unfold does -> column, row, channel."""
-    neighbours = array.reshape(-1, 2, 2, *array.shape[1:])  # C row column
-    return neighbours.swapaxes(0, 2).reshape(array.shape)
-
-
-def to_unfold_order(array: np.ndarray) -> np.ndarray:
-    """Inverse of `from_unfold_order`."""
-    neighbours = array.reshape(2, 2, -1, *array.shape[1:])  # column row C
-    return neighbours.swapaxes(0, 2).reshape(array.shape)
+def _depths(arrays: Mapping[str, np.ndarray], stages: str) -> tuple[int, ...]:
+    """Blocks of each stage, by the regular expression that begins their names."""
+    pattern = rf"backbone\.{stages}(\d)\.(?:blocks\.)?(\d+)\."
+    blocks = {match.groups() for name in arrays if (match := re.match(pattern, name))}
+    return tuple(count for _, count in sorted(Counter(stage for stage, _ in blocks).items()))
 
 
 def backbone_of(arrays: Mapping[str, np.ndarray]) -> tuple[str, str]:
-    """Name and sizes of the backbone in arrays by our names, both for people."""
-    pattern = r"backbone\.(?:layers\.|layer)(\d)\.(?:blocks\.)?(\d+)\."
-    blocks = {match.groups() for name in arrays if (match := re.match(pattern, name))}
-    depths = tuple(count for _, count in sorted(Counter(stage for stage, _ in blocks).items()))
-    shown = f"depths {' '.join(map(str, depths))}"
+    """Name and sizes of the backbone in arrays by our names, both for people.
+
+    A Swin without head is mmsegmentation's, whose norms of outputs such files lack; torchvision's
+    has the same arrays.
+    """
+    if "backbone.pos_embed" in arrays:
+        positions, dim = arrays["backbone.pos_embed"].shape
+        depth = len({name.split(".")[2] for name in arrays if name.startswith("backbone.blocks.")})
+        names = {(s.grid**2 + 1, s.dim, s.depth): name for name, s in vit.SIZES.items()}
+        name = names.get((positions, dim, depth), "a ViT of unknown size")
+        return name, f"{dim} channels, {depth} blocks, {positions} positions"
+    if "backbone.stages.0.patch_embed.proj.bias" in arrays:
+        depths = _depths(arrays, r"stages\.")
+        keys = (f"backbone.stages.{stage}.patch_embed.proj.bias" for stage in range(4))
+        channels = tuple(arrays[key].size for key in keys if key in arrays)
+        names = {(size.channels, size.depths): name for name, size in segformer.SIZES.items()}
+        name = names.get((channels, depths), "a MiT of unknown size")
+        return name, f"channels {_spaced(channels)}, depths {_spaced(depths)}"
+    depths = _depths(arrays, r"(?:layers\.|layer)")
+    shown = f"depths {_spaced(depths)}"
     if "backbone.patch_embed.proj.bias" in arrays:
         embed_dim = arrays["backbone.patch_embed.proj.bias"].size
-        names = {(size.embed_dim, size.depths): name for name, size in swin.SIZES.items()}
-        name = names.get((embed_dim, depths), "a Swin of unknown size")
+        norms = any(f"backbone.norm{stage}.scale" in arrays for stage in range(4))
+        torchvision = not norms and any(name.startswith(HEADS) for name in arrays)
+        names = {(s.embed_dim, s.depths, s.torchvision): name for name, s in swin.SIZES.items()}
+        name = names.get((embed_dim, depths, torchvision), "a Swin of unknown size")
         return name, f"embed_dim {embed_dim}, {shown}"
+    if "backbone.layer1.0.conv3.kernel" not in arrays:
+        names = {depths: name for name, depths in bisenet.SIZES.items()}
+        return names.get(depths, "a ResNet of unknown size"), f"{shown}, basic blocks"
     deep = "backbone.stem.1.conv.kernel" in arrays
     names = {size: name for name, size in resnet.SIZES.items()}
     name = names.get(resnet.ResNetSize(depths, deep), "a ResNet of unknown size")
@@ -235,9 +276,10 @@ def require_network(path: str | Path, arrays: Mapping[str, np.ndarray], config: 
     """
     backbone, sizes = backbone_of(arrays)
     if not any(name.startswith(HEADS) for name in arrays):
-        network, expected = backbone, config.backbone
-        fitting = TIMM_WEIGHTS.get(expected)
-        hint = f", or give timm's {fitting}" if fitting else ""
+        network, expected = backbone, config.backbone.removesuffix("_torchvision")
+        fitting = (TIMM_WEIGHTS | HUB_WEIGHTS).get(expected)
+        owner = "" if expected in HUB_WEIGHTS else "timm's "
+        hint = f", or give {owner}{fitting}" if fitting else ""
     else:
         network = f"{backbone} + {head_of(arrays)}"
         expected, hint = f"{config.backbone} + {config.head}", ""

@@ -18,9 +18,10 @@ LOVASZ = Config(cross_entropy_weight=0, lovasz_weight=1)
 DICE = Config(cross_entropy_weight=0, dice_weight=1)
 FOCAL = Config(cross_entropy_weight=0, focal_weight=1)
 OHEM = replace(CE, ohem_min_kept=100, ohem_threshold=0.7)
+KEPT = replace(OHEM, cross_entropy_divisor="kept")
 
-# mmsegmentation's (`dice_segface`: SegFace's) values and gradients in float64. Each 97th number of
-# a gradient is stored; the logits are drawn as there.
+# mmsegmentation's (`dice_segface`: SegFace's; `ohem_zllrunning`: zllrunning's) values and gradients
+# in float64. Each 97th number of a gradient is stored; the logits are drawn as there.
 EXPECTED = json.loads((reference.FOLDER / "losses.json").read_text())
 ARRAYS = np.load(reference.FOLDER / "losses.npz")
 WEIGHTS = tuple(EXPECTED["class_weights"])
@@ -44,8 +45,12 @@ REFERENCES = {
     "ohem_min_kept": replace(OHEM, ohem_threshold=0.05),
     "ohem_no_thresh": replace(OHEM, ohem_threshold=0),
     "ohem_avg_non_ignore": replace(OHEM, cross_entropy_divisor="valid"),
+    # Of two pictures together at least 100, and at least 300.
+    "ohem_zllrunning": replace(KEPT, ohem_min_kept=50),
+    "ohem_zllrunning_min_kept": replace(KEPT, ohem_min_kept=150, ohem_threshold=0.05),
 }
 SURE = ("lovasz_sure", "ohem", "ohem_min_kept", "ohem_no_thresh", "ohem_avg_non_ignore")
+SURE += ("ohem_zllrunning", "ohem_zllrunning_min_kept")
 WITHOUT_IGNORED = ("ce_weighted_1x_no_ignored", "dice_segface")
 # Every term and every choice.
 CHOICES = {
@@ -112,10 +117,10 @@ def test_float32_is_close_to_float64(name: str) -> None:
     np.testing.assert_allclose(grad.ravel()[::97], sample, atol=2e-6 * abs(sample).max())
 
 
-@pytest.mark.parametrize("name", CHOICES)
-def test_all_ignored_is_zero_with_zero_gradient(name: str) -> None:
+@pytest.mark.parametrize("config", [*CHOICES.values(), KEPT], ids=[*CHOICES, "kept"])
+def test_all_ignored_is_zero_with_zero_gradient(config: Config) -> None:
     logits, label = jnp.ones((1, 19, 3, 5)).at[:, 3].add(2), jnp.full((1, 3, 5), 255, jnp.uint8)
-    value, grad = value_and_gradient(logits, label, CHOICES[name])
+    value, grad = value_and_gradient(logits, label, config)
     assert value == 0
     np.testing.assert_array_equal(grad, 0)
 

@@ -6,19 +6,23 @@ import pytest
 from jaxparse.config import load_experiment
 from jaxparse.models import BACKBONES
 from jaxparse.weights.names import (
+    HUB_WEIGHTS,
     NAMINGS,
     TIMM_WEIGHTS,
     default_weights,
-    from_unfold_order,
     recognise,
-    rename,
-    rename_back,
     require_network,
     timm_name,
+)
+from jaxparse.weights.naming import (
+    from_unfold_order,
+    regroup,
+    rename,
+    rename_back,
     to_unfold_order,
 )
 from tests import foreign, reference
-from tests.foreign import StateDict
+from tests.foreign import StateDict, require_equal
 from tests.refusal import refuses
 
 
@@ -40,16 +44,21 @@ def test_names_of_timm(name: str, full: str | None) -> None:
     assert timm_name(name) == full
 
 
-def test_every_backbone_but_the_small_ones_has_weights() -> None:
+def test_every_backbone_but_the_small_ones_and_farls_has_weights() -> None:
     # BACKBONES holds the networks of the package, without that of the tests.
-    assert TIMM_WEIGHTS.keys() == set(BACKBONES) - {"swin_nano", "resnet_slim", "mini"}
+    small = {"swin_nano", "resnet_slim", "mit_slim", "mini"}
+    # FaRL's backbone comes with its head.
+    without = small | {"farl_vit_b16"}
+    assert TIMM_WEIGHTS.keys() | HUB_WEIGHTS.keys() == set(BACKBONES) - without
 
 
 def test_weights_that_an_experiment_starts_from() -> None:
-    names = ("swin_b", "swin_b_plus", "swin_b_plus_in22k", "tiny")
+    names = ("swin_b", "swin_b_plus", "swin_b_plus_in22k", "tiny", "segformer_b2")
     found = [default_weights(load_experiment(name)) for name in names]
     model = "swin_base_patch4_window7_224"
-    assert found == [f"{model}.ms_in1k", f"{model}.ms_in1k", f"{model}.ms_in22k", None]
+    expected = [f"{model}.ms_in1k", f"{model}.ms_in1k", f"{model}.ms_in22k"]
+    expected += [None, "nvidia/mit-b2"]
+    assert found == expected
 
 
 @pytest.mark.parametrize(
@@ -63,6 +72,12 @@ def test_weights_that_an_experiment_starts_from() -> None:
         (foreign.timm_resnet50, "timm ImageNet ResNet"),
         (lambda: reference.SHAPES["timm_resnet101_v1c"], "timm ImageNet ResNet-C"),
         (foreign.openmmlab, "OpenMMLab ImageNet ResNetV1c"),
+        (foreign.hf_segformer, "Hugging Face SegFormer"),
+        (foreign.hf_mit, "Hugging Face ImageNet MiT"),
+        (lambda: reference.SHAPES["hf_upernet_swin_t"], "Hugging Face Swin + UPerNet"),
+        (foreign.mmseg_segformer, "mmsegmentation SegFormer segmentor"),
+        (foreign.mmseg_mit, "mmsegmentation ImageNet MiT"),
+        (foreign.nvidia_mit, "NVIDIA ImageNet MiT"),
     ],
 )
 def test_each_kind_is_recognised_and_renamed_back(make: object, name: str) -> None:
@@ -97,11 +112,38 @@ def test_each_kind_is_recognised_and_renamed_back(make: object, name: str) -> No
         ("timm_resnet50_v1c", "layer1.0.conv1.weight", "backbone.layer1.0.conv1.kernel"),
         ("timm_resnet50", "conv1.weight", "backbone.stem.0.conv.kernel"),
         ("timm_resnet50", "bn1.weight", "backbone.stem.0.bn.scale"),
+        ("hf_segformer_b0", "segformer.encoder.block.2.1.attention.self.layer_norm.weight",
+         "backbone.stages.2.blocks.1.attn.norm.scale"),
+        ("hf_segformer_b0", "segformer.encoder.patch_embeddings.3.layer_norm.bias",
+         "backbone.stages.3.patch_embed.norm.bias"),
+        ("hf_segformer_b0", "decode_head.batch_norm.running_var", "decode_head.bn.var"),
+        ("hf_upernet_swin_t", "backbone.hidden_states_norms.stage1.weight",
+         "backbone.norm0.scale"),
+        ("hf_upernet_swin_t", "backbone.encoder.layers.1.blocks.0.output.dense.weight",
+         "backbone.layers.1.blocks.0.mlp.fc2.kernel"),
+        ("hf_upernet_swin_t", "backbone.encoder.layers.0.downsample.reduction.weight",
+         "backbone.layers.1.downsample.reduction.kernel"),
     ],
 )  # fmt: skip
 def test_names(file: str, key: str, ours: str) -> None:
     shapes = reference.SHAPES[file]
     assert rename(recognise("f", shapes), key, np.empty(shapes[key]))[0] == ours
+
+
+def test_parameters_are_joined_and_cut_along_their_outputs() -> None:
+    source, target = (("a.q.", 1), ("a.k.", 1)), (("a.one.", 1), ("a.three.", 3))
+    arrays = {"0.a.q.bias": [0, 1, 2, 3], "0.a.k.bias": [4, 5, 6, 7], "0.a.k.scale": [8], "b": [9]}
+    arrays = {name: np.array(values) for name, values in arrays.items()}
+    arrays |= {f"1.a.{x}.kernel": np.full((3, 2), i) for i, x in enumerate("qk")}
+    cut = regroup(arrays, source, target)
+    rest = {"0.a.k.scale", "b"}  # the former lacks its query
+    new = {f"{n}.a.{p}" for n in ("0", "1") for p in ("one", "three")}
+    assert {name.removesuffix(".bias").removesuffix(".kernel") for name in cut} == rest | new
+    assert cut["0.a.one.bias"].tolist() == [0, 1]
+    assert cut["0.a.three.bias"].tolist() == [2, 3, 4, 5, 6, 7]
+    assert cut["1.a.three.kernel"].tolist() == [[0, 1, 1]] * 3
+    back = regroup(cut, target, source)
+    require_equal(back, arrays)
 
 
 def test_order_of_patch_merging() -> None:
@@ -134,6 +176,12 @@ def by_our_names(state_dict: StateDict) -> StateDict:
          "resnet101_v1c", "resnet101c.gluon_in1k"),
         (foreign.openmmlab, "swin_t", "resnet50_v1c (depths 3 4 6 3, deep stem)",
          "swin_t", "swin_tiny_patch4_window7_224.ms_in1k"),
+        (foreign.hf_segformer, "segformer_b2",
+         "mit_b0 + segformer (channels 32 64 160 256, depths 2 2 2 2)", "mit_b2 + segformer", ""),
+        (foreign.hf_mit, "segformer_b2", "mit_b0 (channels 32 64 160 256, depths 2 2 2 2)",
+         "mit_b2", "nvidia/mit-b2"),
+        (foreign.mmseg_segformer, "segformer_b0", "mit_b0 + segformer_mmseg",
+         "mit_b0 + segformer", ""),
         (foreign.mmseg_plain_resnet, "psanet_r50_80k",
          "resnet50 + deeplabv3plus (depths 3 4 6 3, 7×7 stem)", "resnet50_v1c + psanet", ""),
     ],
@@ -141,9 +189,9 @@ def by_our_names(state_dict: StateDict) -> StateDict:
 def test_file_of_another_network(
     make: Callable[[], StateDict], exp: str, holds: str, expected: str, fitting: str
 ) -> None:
-    with refuses("f.pth", f"{holds}, not {expected}", "--exp", fitting) as caught:
+    with refuses("f.pth", holds, f", not {expected}", "--exp", fitting) as caught:
         require_network("f.pth", by_our_names(make()), load_experiment(exp))
-    assert ("timm" in str(caught.value)) == bool(fitting)
+    assert ("or give" in str(caught.value)) == bool(fitting)
 
 
 def test_networks_of_unknown_size() -> None:
@@ -155,6 +203,9 @@ def test_networks_of_unknown_size() -> None:
     shorter = {k: v for k, v in foreign.timm_resnet50().items() if "layer1.2" not in k}
     with refuses("unknown size", "depths 2 4 6 3, 7×7 stem"):
         require_network("f", by_our_names(shorter), deeplab)
+    shallow = {k: v for k, v in foreign.hf_mit().items() if ".block.1.1." not in k}
+    with refuses("unknown size", "channels 32 64 160 256, depths 2 1 2 2"):
+        require_network("f", by_our_names(shallow), load_experiment("segformer_b0"))
     headless = {k: v for k, v in foreign.mmseg().items() if not k.startswith("decode_head.psp")}
     with refuses("swin_nano + an unknown head", "embed_dim 32"):
         require_network("f", by_our_names(headless), nano)

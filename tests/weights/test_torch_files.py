@@ -65,39 +65,6 @@ def test_torch_reads_what_is_written_by_hand(write: Write, tmp_path: Path) -> No
     require_equal({name: tensor.numpy() for name, tensor in read.items()}, WEIGHTS)
 
 
-def module(name: str, **attributes: object) -> Call:
-    """A module of a TorchScript archive."""
-    return Call(f"__torch__.{name}", (), {"training": True, "hook": None, **attributes})
-
-
-def test_torchscript_gives_names_by_attribute_paths(tmp_path: Path) -> None:
-    fc = module("torch.nn.modules.linear.Linear", weight=np.ones((2, 3), "f4"))
-    blocks = {"0": fc, "1": module("Block", fc=fc, scale=np.ones((), "f2"))}
-    skipped = {"sizes": [1, 2], "tensors": [np.zeros(3, "f4")]}
-    root = module("Net", layers=module("ModuleList", **blocks), mean=np.ones(3, "f4"), **skipped)
-    one = np.ones((2, 3), np.float32)
-    expected = {"layers.0.weight": one, "layers.1.fc.weight": one}
-    expected |= {"layers.1.scale": np.array(1, np.float32), "mean": np.ones(3, np.float32)}
-    require_equal(read_checkpoint(write_zip(tmp_path / "f.pt", root)).arrays, expected)
-
-
-def test_torchscript_has_the_names_of_the_state_dict(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
-    from tests.weights.scripted import Network
-
-    network = Network()
-    with warnings.catch_warnings(action="ignore"):  # torch.jit is deprecated
-        torch.jit.script(network).save(tmp_path / "f.pt")
-    expected = {name: x.float().numpy() for name, x in network.state_dict().items()}
-    require_equal(read_checkpoint(tmp_path / "f.pt").arrays, expected)
-
-
-def test_torchscript_without_parameters(tmp_path: Path) -> None:
-    path = write_zip(tmp_path / "f.pt", module("Net", sizes=[1, 2], child=module("Empty")))
-    with refuses(path, "TorchScript without parameters", "freeze"):
-        read_checkpoint(path)
-
-
 HISTORY = "mmengine.logging.history_buffer.HistoryBuffer"
 BESIDE = {
     "counter": Call("collections.Counter", ({1: 2},)),

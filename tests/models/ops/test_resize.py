@@ -43,6 +43,31 @@ def test_resize_matrix_with_aligned_corners(in_size: int, out_size: int, expecte
     np.testing.assert_allclose(matrix, expected, atol=1e-15)
 
 
+@pytest.mark.parametrize(
+    "in_size, out_size, cells",
+    [
+        (2, 4, [0, 0, 1, 1]),
+        (3, 5, [0, 0, 1, 1, 2]),
+        (4, 7, [0, 0, 1, 1, 2, 2, 3]),
+        (5, 3, [0, 1, 3]),
+        (3, 3, [0, 1, 2]),
+        (1, 3, [0, 0, 0]),
+    ],
+)
+def test_nearest_matrix(in_size: int, out_size: int, cells: list[int]) -> None:
+    np.testing.assert_array_equal(resize.nearest_matrix(in_size, out_size), np.eye(in_size)[cells])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_resize_nearest_copies(dtype: jnp.dtype) -> None:
+    x = jnp.asarray(noise(2, 3, 4, 5), dtype)
+    rows, columns = [0, 0, 1, 1, 2], [0, 0, 0, 1, 1, 2, 2, 2, 3, 3]
+    resized = resize.resize_nearest(x, (5, 10))
+    assert resized.dtype == dtype
+    np.testing.assert_array_equal(resized, x[:, rows][:, :, columns])
+    assert resize.resize_nearest(x, (3, 4)) is x
+
+
 def test_resize_matrix_of_a_traced_size() -> None:
     traced = jax.jit(lambda size: resize.resize_matrix(13, size, rows=40))
     for size in (1, 7, 13, 40):
@@ -113,3 +138,12 @@ def test_conv3x3_of_resized_is_resizing_and_convolving(
 
     ours = partial(resize.conv3x3_of_resized, size=size, align_corners=align_corners)
     require_same_function(ours, plain, noise(2, 4, 5, 3), noise(3, 3, 3, 2, seed=2))
+
+
+@pytest.mark.usefixtures("float64")
+def test_sum_of_resized_is_resizing_and_adding() -> None:
+    def plain(*maps: Array) -> Array:
+        return sum(resize.resize_bilinear(x, (8, 12)) for x in maps)
+
+    maps = [noise(2, *size, 3, seed=sum(size)) for size in ((8, 12), (4, 6), (8, 12), (3, 5))]
+    require_same_function(lambda *maps: resize.sum_of_resized(maps), plain, *maps)
