@@ -121,6 +121,15 @@ FARL = SWIN | {
     "auxiliary_channels": 0,
     "drop_path_rate": 0.1,
 }
+PARSENET = SWIN | {
+    "resize_filter": "opencv",
+    "image_mean": (127.5, 127.5, 127.5),
+    "image_std": (127.5, 127.5, 127.5),
+    "backbone": "parsenet",
+    "head": "parsenet",
+    "head_channels": 64,
+    "auxiliary_channels": 0,
+}
 R18, R34, R50, R101 = (
     {"backbone": name, "init_weights": f"weights/{name}_imagenet.safetensors"}
     for name in ("resnet18", "resnet34", "resnet50_v1c", "resnet101_v1c")
@@ -148,6 +157,7 @@ RECIPES = {
     "bisenet_r34": BISENET | R34,
     "segface_swin_b": SEGFACE,
     "farl_vit_b16": FARL,
+    "parsenet": PARSENET,
 }
 OWN = {"quickstart", "swin_nano", "tiny"}
 PLUS = {
