@@ -100,6 +100,7 @@ BISENET = COMMON | {
     "steps": 80_000,
     "eval_every": 8_000,
 }
+SEGFORMER = SWIN | {"head": "segformer", "auxiliary_channels": 0, "drop_path_rate": 0.1}
 # Networks and preprocessing of their authors, schedules of SWIN.
 SEGFACE = SWIN | {
     "resize_filter": "bicubic",
@@ -153,6 +154,12 @@ RECIPES = {
     "deeplabv3plus_r50_finetune": DEEPLAB | R50 | FINETUNE,
     "psanet_r50_80k": PSANET | R50,
     "psanet_r101_80k": PSANET | R101,
+    "segformer_b0": SEGFORMER
+    | {"backbone": "mit_b0", "head_channels": 256}
+    | {"init_weights": "weights/mit_b0_imagenet.safetensors"},
+    "segformer_b2": SEGFORMER
+    | {"backbone": "mit_b2", "head_channels": 768}
+    | {"init_weights": "weights/mit_b2_imagenet.safetensors"},
     "bisenet_r18": BISENET | R18,
     "bisenet_r34": BISENET | R34,
     "segface_swin_b": SEGFACE,
