@@ -11,12 +11,11 @@ from jaxparse.config import Config
 from jaxparse.files import brief
 from jaxparse.models import bisenet, parsenet, resnet, segformer, slim, swin, vit
 from jaxparse.models.deeplab import DeepLabHead
-from jaxparse.models.fcn import FCNHead
 from jaxparse.models.parsenet import ParseNetHead
 from jaxparse.models.psanet import PSAHead
 from jaxparse.models.segface import SegFaceHead
 from jaxparse.models.segformer import MMSegformerHead, SegformerHead
-from jaxparse.models.segmentor import AUXILIARY_STAGE, Segmentor
+from jaxparse.models.segmentor import AUXILIARY_STAGE, FCNHead, Segmentor
 from jaxparse.models.upernet import UPerHead
 
 BACKBONES = (*swin.SIZES, *segformer.SIZES, *vit.SIZES)

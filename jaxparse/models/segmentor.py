@@ -8,6 +8,7 @@ from flax import nnx
 from jax import Array
 
 from jaxparse.config import Config
+from jaxparse.models.layers import Classifier, ConvNormAct, channel_dropout
 
 AUXILIARY_STAGE = 2  # the third map: stride 16 of Swin, 8 of ResNet
 
@@ -23,6 +24,31 @@ class Logits(NamedTuple):
 
     decode: Array
     auxiliary: tuple[Array, ...]
+
+
+class FCNHead(nnx.Module):
+    """One map [B, H, W, C] -> logits [B, H, W, num_classes]: a 3×3 convolution and a classifier.
+
+    Long et al. 2015, arXiv:1411.4038; mmsegmentation's FCNHead with one convolution.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        num_classes: int,
+        dropout_rate: float,
+        *,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.convs = nnx.List([ConvNormAct(in_channels, channels, 3, rngs=rngs)])
+        self.dropout = channel_dropout(dropout_rate)
+        self.conv_seg = Classifier(channels, num_classes, rngs=rngs)
+
+    def __call__(self, x: Array, rngs: nnx.Rngs | None = None) -> Array:
+        for conv in self.convs:
+            x = conv(x)
+        return self.conv_seg(self.dropout(x, rngs=rngs))
 
 
 class Segmentor(nnx.Module):
