@@ -22,7 +22,7 @@ from jaxparse.files import require_writable_file
 from jaxparse.weights.conversion import Conversion, convert, to_mmseg
 from jaxparse.weights.files import flatten, is_ours, read_weights, save_weights
 from jaxparse.weights.find import find_weights, load_network
-from jaxparse.weights.foreign import read_checkpoint, write_torch
+from jaxparse.weights.foreign import Weights, read_checkpoint, write_torch
 from jaxparse.weights.hub import checkpoint_in, download, is_hub_name, preprocessing_in
 from jaxparse.weights.names import BUFFERS, TIMM_WEIGHTS, default_weights, timm_name
 
@@ -94,6 +94,7 @@ def import_weights(
     label_order: LabelOrder | None = None,
     fresh_classifier: bool = False,
     image_size: int | None = None,
+    ema: bool = False,
 ) -> None:
     """Converts a file of another package, or a repository of the hub, to this package's file."""
     if output:
@@ -102,20 +103,32 @@ def import_weights(
     path, label, preprocessing = find_checkpoint(exp, config, weights)
     if path.is_file() and is_ours(path):
         raise ValueError(f"{label} is a file of jaxparse already; give it to predict --weights")
-    conversion = convert(label, read_checkpoint(path), config, label_order, fresh_classifier)
+    held = read_checkpoint(path, ema)
+    conversion = convert(label, held.arrays, config, label_order, fresh_classifier)
     size = {"image_size": image_size} if image_size else {}
     config = config or replace(conversion.config, **preprocessing | size)
     output = output or default_output(exp, label, config, whole=not conversion.fresh)
     if output.resolve() == path.resolve():
         raise ValueError(f"--output {output} is the file to convert; give another --output")
-    origin = f"{conversion.naming}, {Path(label).name}"
+    origin = f"{conversion.naming}, {Path(label).name}{', moving average' if held.averaged else ''}"
     save_weights(output, conversion.arrays, config, origin, conversion.fresh)
     # Not through rich: it would wrap the lines, which people copy.
     print(f"{label}: {conversion.naming}")
+    if choice := chosen(held):
+        print(f"weights: {choice}")
     print(f"network: {described(conversion, config)}")
     Console().print(conversion_table(conversion))
     print(f"wrote {output}; next:")
     print(" ", next_command(exp, output, bool(conversion.fresh)))
+
+
+def chosen(weights: Weights) -> str:
+    """Which weights were taken of a file that holds a moving average; else nothing."""
+    if weights.averaged:
+        return f"the moving average ({weights.taken}), not {weights.left or 'plain: it has none'}"
+    if weights.left:
+        return f"the plain ones ({weights.taken}); --ema takes the moving average ({weights.left})"
+    return ""
 
 
 def described(conversion: Conversion, config: Config) -> str:
@@ -179,6 +192,7 @@ def convert_file(
     label_order: LabelOrder | None = None,
     fresh_classifier: bool = False,
     image_size: int | None = None,
+    ema: bool = False,
 ) -> None:
     """Converts weights of other packages to jaxparse's file, or back.
 
@@ -201,9 +215,10 @@ def convert_file(
             weights to train from.
         image_size: Side in pixels at which the network takes pictures; by default 512, or what its
             kind takes.
+        ema: Take the moving average of the weights from a file that holds one beside them.
     """
     if to == "jaxparse":
-        import_weights(exp, weights, output, label_order, fresh_classifier, image_size)
+        import_weights(exp, weights, output, label_order, fresh_classifier, image_size, ema)
     elif weights is None:
         raise ValueError(f"--to {to} needs --weights FILE_OR_RUN")
     elif to == "16bit":

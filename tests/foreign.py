@@ -11,9 +11,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests import reference
+from tests.torch_files import write_zip
 
 StateDict = dict[str, np.ndarray]
-NEEDS_TORCH = "torch is not installed; it reads .pth files"
+NEEDS_TORCH = "torch is not installed, whose files are compared"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -158,10 +159,7 @@ def write(path: Path, state_dict: StateDict, wrapper: str | None = None) -> Path
     if path.suffix == ".safetensors":
         save_file(state_dict, path)
         return path
-    torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
-    tensors = {key: torch.from_numpy(np.array(array)) for key, array in state_dict.items()}
-    torch.save({"meta": {"seed": 0}, wrapper: tensors} if wrapper else tensors, path)
-    return path
+    return write_zip(path, {"meta": {"seed": 0}, wrapper: state_dict} if wrapper else state_dict)
 
 
 def offline_hub(

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -69,15 +70,16 @@ def convolved(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 class Small(Block):
-    """Two convolutions with batch norm, and a drop path that must not drop here."""
+    """A constant, two convolutions with batch norm, a drop path that must not drop here."""
 
     def __init__(self) -> None:
         rngs = nnx.Rngs(0)
         self.first, self.second = (ConvNormAct(size, 4, 3, rngs=rngs) for size in (3, 4))
         self.drop = DropPath(0.9)
+        self.constant = nnx.BatchStat(jnp.full(3, 2.0))
 
     def forward(self, x: jax.Array) -> jax.Array:
-        return self.second(self.drop(self.first(x), None))
+        return self.second(self.drop(self.first(x * self.constant[...]), None))
 
 
 def batch_norm(x: np.ndarray, norm: dict[str, np.ndarray]) -> np.ndarray:
@@ -96,7 +98,7 @@ def test_statistics_are_those_that_numpy_computes(monkeypatch: pytest.MonkeyPatc
     found = averaging.batch_statistics(config, params, batch_stats, batches)
     expected = {"first": ([], []), "second": ([], [])}
     for batch in batches:
-        x = (batch["image"].astype(np.float64) - config.image_mean) / config.image_std
+        x = 2 * (batch["image"].astype(np.float64) - config.image_mean) / config.image_std
         for name, (means, variances) in expected.items():
             x = convolved(x, params[name]["conv"]["kernel"].astype(np.float64))
             means.append(x.mean((0, 1, 2)))
@@ -107,6 +109,7 @@ def test_statistics_are_those_that_numpy_computes(monkeypatch: pytest.MonkeyPatc
         np.testing.assert_allclose(norm["mean"], np.mean(means, 0), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(norm["var"], np.mean(variances, 0), rtol=1e-4)
     assert (batch_stats["first"]["bn"]["var"] == 1).all()  # the caller's are as they were
+    assert found["constant"].tolist() == batch_stats["constant"].tolist() == [2, 2, 2]
 
 
 @pytest.mark.full

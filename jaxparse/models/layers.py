@@ -101,6 +101,24 @@ class DepthwiseConv(nnx.Module):
         return x + self.bias[...].astype(x.dtype) if hasattr(self, "bias") else x
 
 
+class TransposedConv(nnx.Module):
+    """Transposed convolution 2×2 with stride 2: twice the size, [B, 2H, 2W, channels].
+
+    Kernel [2, 2, out, in]: that of the convolution whose transpose it is.
+    """
+
+    def __init__(self, in_channels: int, channels: int, *, rngs: nnx.Rngs) -> None:
+        self.kernel = nnx.Param(torch_conv_init(rngs.params(), (2, 2, channels, in_channels)))
+        self.bias = nnx.Param(jnp.zeros(channels))
+
+    def __call__(self, x: Array) -> Array:
+        batch, height, width, in_channels = x.shape
+        kernel = self.kernel[...].astype(x.dtype).reshape(-1, in_channels)
+        x = matmul(x, kernel.T).reshape(batch, height, width, 2, 2, -1)
+        x = x.swapaxes(2, 3).reshape(batch, 2 * height, 2 * width, -1)
+        return x + self.bias[...].astype(x.dtype)
+
+
 class ResizeConcatConv(nnx.Module):
     """3×3 convolution of maps that are resized bilinearly to one size and concatenated.
 
@@ -256,8 +274,8 @@ class DepthwiseNormAct(nnx.Module):
 class LayerNorm(nnx.LayerNorm):
     """Layer norm over the channels; computes in float32, whatever the map."""
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs) -> None:
-        super().__init__(channels, epsilon=NORM_EPSILON, use_fast_variance=False, rngs=rngs)
+    def __init__(self, channels: int, *, rngs: nnx.Rngs, epsilon: float = NORM_EPSILON) -> None:
+        super().__init__(channels, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         return super().__call__(x).astype(x.dtype)
@@ -277,7 +295,8 @@ class DropPath(nnx.Module):
     def __call__(self, x: Array, rngs: nnx.Rngs | None) -> Array:
         if self.deterministic or self.rate == 0:
             return x
-        keep = jax.random.bernoulli(rngs.dropout(), 1 - self.rate, (x.shape[0], 1, 1, 1))
+        shape = (x.shape[0], *[1] * (x.ndim - 1))
+        keep = jax.random.bernoulli(rngs.dropout(), 1 - self.rate, shape)
         return x * (keep / (1 - self.rate)).astype(x.dtype)
 
 

@@ -2,7 +2,8 @@
 
 Parameter names and the channel order of patch merging are timm's; the layer norms of the four
 outputs (norm0..norm3) are mmsegmentation's, as are the padding of any map to whole windows and the
-shifted-window mask built on the padded map.
+shifted-window mask built on the padded map. torchvision's Swin, a size of its own, does not shift
+windows along an axis that a single one covers, and here has no norms of outputs.
 """
 
 from typing import NamedTuple
@@ -47,14 +48,14 @@ def window_reverse(windows: Array, size: tuple[int, int]) -> Array:
     return x.reshape(batch, *size, channels)
 
 
-def shifted_regions(size: tuple[int, int], shift: int) -> np.ndarray:
+def shifted_regions(size: tuple[int, int], shifts: tuple[int, int]) -> np.ndarray:
     """[K, N] region of each token after the cyclic shift; only equal ones attend to each other."""
 
-    def bands(length: int) -> np.ndarray:
+    def bands(length: int, shift: int) -> np.ndarray:
         position = np.arange(length)
         return (position >= length - WINDOW_SIZE).astype(int) + (position >= length - shift)
 
-    regions = 3 * bands(size[0])[:, None] + bands(size[1])
+    regions = 3 * bands(size[0], shifts[0])[:, None] + bands(size[1], shifts[1])
     rows, columns = size[0] // WINDOW_SIZE, size[1] // WINDOW_SIZE
     regions = regions.reshape(rows, WINDOW_SIZE, columns, WINDOW_SIZE).swapaxes(1, 2)
     return regions.reshape(rows * columns, WINDOW_SIZE**2)
@@ -68,10 +69,21 @@ def relative_position_index() -> np.ndarray:
 
 
 class WindowAttention(nnx.Module):
-    """Attention within windows of 7×7 tokens, cyclically shifted by `shift` tokens."""
+    """Attention within windows of 7×7 tokens, cyclically shifted by `shift` tokens.
 
-    def __init__(self, dim: int, num_heads: int, shift: int, *, rngs: nnx.Rngs) -> None:
-        self.num_heads, self.shift = num_heads, shift
+    With `shift_single` also along an axis that one window covers.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        shift: int,
+        *,
+        rngs: nnx.Rngs,
+        shift_single: bool = True,
+    ) -> None:
+        self.num_heads, self.shift, self.shift_single = num_heads, shift, shift_single
         table = jnp.zeros(((2 * WINDOW_SIZE - 1) ** 2, num_heads))
         self.relative_position_bias_table = nnx.Param(table)
         self.qkv = Linear(dim, 3 * dim, rngs=rngs)
@@ -83,17 +95,25 @@ class WindowAttention(nnx.Module):
         qkv = pad_to_multiple(matmul(x, self.qkv.kernel[...].astype(x.dtype)), WINDOW_SIZE)
         qkv += self.qkv.bias[...].astype(x.dtype)
         size = qkv.shape[1:3]
-        if self.shift:
-            qkv = jnp.roll(qkv, (-self.shift, -self.shift), (1, 2))
+        down, right = self.shifts(size)
+        if down or right:
+            qkv = jnp.roll(qkv, (-down, -right), (1, 2))
         qkv = qkv.reshape(batch, *size, 3, self.num_heads, channels // self.num_heads)
         qkv = window_partition(qkv)  # B K N 3 heads C/heads
         q, k, v = (qkv[:, :, :, part] for part in range(3))
         weights = jax.nn.softmax(self._logits(q, k, size), axis=-1).astype(x.dtype)
         x = jnp.einsum("bkhnm,bkmhc->bknhc", weights, v)
         x = window_reverse(x.reshape(*x.shape[:3], channels), size)
-        if self.shift:
-            x = jnp.roll(x, (self.shift, self.shift), (1, 2))
+        if down or right:
+            x = jnp.roll(x, (down, right), (1, 2))
         return self.proj(x[:, :height, :width])
+
+    def shifts(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Tokens by which the windows of a map of `size`, in whole windows, are shifted."""
+        down, right = (
+            self.shift if self.shift_single or length > WINDOW_SIZE else 0 for length in size
+        )
+        return down, right
 
     def _logits(self, q: Array, k: Array, size: tuple[int, int]) -> Array:
         """[B, K, N, heads, C/heads] twice -> [B, K, heads, N, N], float32."""
@@ -101,8 +121,8 @@ class WindowAttention(nnx.Module):
         logits = widen(jnp.einsum("bknhc,bkmhc->bkhnm", q * scale, k))
         bias = self.relative_position_bias_table[...][relative_position_index()]  # N N heads
         logits += bias.transpose(2, 0, 1)
-        if self.shift:
-            regions = shifted_regions(size, self.shift)
+        if any(shifts := self.shifts(size)):
+            regions = shifted_regions(size, shifts)
             apart = regions[:, None, :, None] != regions[:, None, None, :]  # K 1 N N
             logits += jnp.where(apart, MASKED, 0).astype(logits.dtype)
         return logits
@@ -123,10 +143,17 @@ class SwinBlock(Block):
     """Window attention and MLP, each behind a layer norm and around a residual."""
 
     def __init__(
-        self, dim: int, num_heads: int, shift: int, drop_path_rate: float, *, rngs: nnx.Rngs
+        self,
+        dim: int,
+        num_heads: int,
+        shift: int,
+        drop_path_rate: float,
+        *,
+        rngs: nnx.Rngs,
+        shift_single: bool,
     ) -> None:
         self.norm1 = LayerNorm(dim, rngs=rngs)
-        self.attn = WindowAttention(dim, num_heads, shift, rngs=rngs)
+        self.attn = WindowAttention(dim, num_heads, shift, rngs=rngs, shift_single=shift_single)
         self.norm2 = LayerNorm(dim, rngs=rngs)
         self.mlp = Mlp(dim, rngs=rngs)
         self.drop_path = DropPath(drop_path_rate)
@@ -184,13 +211,20 @@ class SwinStage(nnx.Module):
     """Merging (but in the first stage) and blocks, every second one shifted by half a window."""
 
     def __init__(
-        self, dim: int, num_heads: int, drop_path_rates: list[float], merge: bool, rngs: nnx.Rngs
+        self,
+        dim: int,
+        num_heads: int,
+        drop_path_rates: list[float],
+        merge: bool,
+        rngs: nnx.Rngs,
+        shift_single: bool,
     ) -> None:
         if merge:
             self.downsample = PatchMerging(dim // 2, rngs=rngs)
+        shifts = ((i % 2) * (WINDOW_SIZE // 2) for i in range(len(drop_path_rates)))
         self.blocks = nnx.List(
-            SwinBlock(dim, num_heads, (i % 2) * (WINDOW_SIZE // 2), rate, rngs=rngs)
-            for i, rate in enumerate(drop_path_rates)
+            SwinBlock(dim, num_heads, shift, rate, rngs=rngs, shift_single=shift_single)
+            for shift, rate in zip(shifts, drop_path_rates, strict=True)
         )
 
     def __call__(self, x: Array, rngs: nnx.Rngs | None) -> Array:
@@ -207,6 +241,7 @@ class SwinSize(NamedTuple):
     embed_dim: int
     depths: tuple[int, ...]
     num_heads: tuple[int, ...]
+    torchvision: bool = False  # its rule for shifts, and no norms of outputs
 
 
 class Swin(nnx.Module):
@@ -217,20 +252,28 @@ class Swin(nnx.Module):
         self.patch_embed = PatchEmbed(size.embed_dim, rngs=rngs)
         rates = iter(np.linspace(0, drop_path_rate, sum(size.depths)).tolist())
         self.layers = nnx.List(
-            SwinStage(dim, heads, [next(rates) for _ in range(depth)], stage > 0, rngs)
+            SwinStage(
+                dim,
+                heads,
+                [next(rates) for _ in range(depth)],
+                stage > 0,
+                rngs,
+                shift_single=not size.torchvision,
+            )
             for stage, (dim, heads, depth) in enumerate(
                 zip(self.channels, size.num_heads, size.depths, strict=True)
             )
         )
-        for stage, dim in enumerate(self.channels):
-            setattr(self, f"norm{stage}", LayerNorm(dim, rngs=rngs))
+        if not size.torchvision:
+            for stage, dim in enumerate(self.channels):
+                setattr(self, f"norm{stage}", LayerNorm(dim, rngs=rngs))
 
     def __call__(self, image: Array, rngs: nnx.Rngs | None = None) -> list[Array]:
         x = self.patch_embed(image)
         outputs = []
         for stage, layer in enumerate(self.layers):
             x = layer(x, rngs)
-            outputs.append(getattr(self, f"norm{stage}")(x))
+            outputs.append(getattr(self, f"norm{stage}", lambda x: x)(x))
         return outputs
 
 
@@ -239,4 +282,5 @@ SIZES = {
     "swin_t": SwinSize(96, (2, 2, 6, 2), (3, 6, 12, 24)),
     "swin_s": SwinSize(96, (2, 2, 18, 2), (3, 6, 12, 24)),
     "swin_b": SwinSize(128, (2, 2, 18, 2), (4, 8, 16, 32)),
+    "swin_b_torchvision": SwinSize(128, (2, 2, 18, 2), (4, 8, 16, 32), torchvision=True),
 }

@@ -42,6 +42,18 @@ def mean_weights(paths: Sequence[Path], config: Config) -> tuple[dict[str, Any],
     return params, batch_stats
 
 
+def is_statistic(path: tuple[jax.tree_util.DictKey, ...]) -> bool:
+    """Whether the array at `path` in batch_stats is a running statistic, not a constant."""
+    return path[-1].key in ("mean", "var")
+
+
+def zeroed_statistics(batch_stats: dict[str, Any]) -> dict[str, Any]:
+    """`batch_stats` with zeros for running statistics."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: jnp.zeros_like(x) if is_statistic(path) else x, batch_stats
+    )
+
+
 def make_statistics_step(config: Config) -> Callable[..., dict[str, Any]]:
     """The compiled step: (params, average of the batches before, image, number) -> average.
 
@@ -53,14 +65,18 @@ def make_statistics_step(config: Config) -> Callable[..., dict[str, Any]]:
     def statistics_step(
         params: dict[str, Any], average: dict[str, Any], image: Array, number: Array
     ) -> dict[str, Any]:
-        model = nnx.merge(graphdef, params, jax.tree.map(jnp.zeros_like, average))
+        model = nnx.merge(graphdef, params, zeroed_statistics(average))
         mode = {"deterministic": True, "use_running_average": False, "remat": False}
         model = nnx.view(model, raise_if_not_found=False, **mode)  # BiSeNet has no dropout
         model(normalise(image, config))
         # Running statistics that start at 0 are now this share of the batch's.
         share = 1 - BATCH_NORM_MOMENTUM
         running = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
-        return jax.tree.map(lambda a, b: a + (b / share - a) / number, average, running)
+
+        def add(path: tuple[Any, ...], a: Array, b: Array) -> Array:
+            return a + (b / share - a) / number if is_statistic(path) else a
+
+        return jax.tree_util.tree_map_with_path(add, average, running)
 
     return jax.jit(statistics_step, donate_argnums=1)
 
@@ -73,11 +89,12 @@ def batch_statistics(
 ) -> dict[str, Any]:
     """Means and unbiased variances of all batch norms, averaged over the batches.
 
-    `batch_stats` gives names and shapes; a batch is one of `data.loaders.make_train_loader`.
+    `batch_stats` gives names, shapes and constants, which stay as they are; a batch is one of
+    `data.loaders.make_train_loader`.
     """
     mesh, step = make_mesh(), make_statistics_step(config)
     params, batch_stats = jax.device_put((params, batch_stats), replicated(mesh))
-    average = jax.tree.map(jnp.zeros_like, batch_stats)  # which the step donates
+    average = zeroed_statistics(jax.tree.map(jnp.copy, batch_stats))  # which the step donates
     for number, batch in enumerate(batches, start=1):
         image = shard_batch({"image": batch["image"]}, mesh)["image"]
         average = step(params, average, image, np.float32(number))

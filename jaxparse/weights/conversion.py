@@ -18,7 +18,7 @@ from jaxparse.models import split_model, swin
 from jaxparse.weights.files import flatten, require_match
 from jaxparse.weights.names import (
     ACCEPTED,
-    DROPPED,
+    BUFFERS,
     backbone_of,
     head_of,
     mmseg_naming,
@@ -36,7 +36,7 @@ from jaxparse.weights.naming import (
 )
 
 # Arrays with a place for each class -> the axis.
-CLASS_AXES = {"conv_seg.kernel": -1, "conv_seg.bias": -1}
+CLASS_AXES = {"conv_seg.kernel": -1, "conv_seg.bias": -1, "class_tokens": 0}
 
 
 class Conversion(NamedTuple):
@@ -61,11 +61,12 @@ def convert(
 
     `path` is for messages; `label_order` is that of the classes in the file, by default the one
     that its kind has. With `fresh_classifier` what has a place for each class is left out. Raises
-    ValueError unless every key is used or matches DROPPED, and every parameter and statistic is
-    set, in its shape, or is one of the `fresh` ones.
+    ValueError unless every key is used or known to be superfluous, and every parameter and
+    statistic is set, in its shape, or is one of the `fresh` ones.
     """
     naming = recognise(path, state_dict)
-    dropped = [key for key in state_dict if re.search(DROPPED, key)]
+    require_constants(path, state_dict, naming)
+    dropped = [key for key in state_dict if re.search(rf"{BUFFERS}|{naming.dropped}", key)]
     used = state_dict.keys() - set(dropped)
     renamed = [rename(naming, key, state_dict[key]) for key in state_dict if key in used]
     arrays = dict(renamed)
@@ -110,7 +111,22 @@ def network_of(path: str | Path, arrays: Mapping[str, np.ndarray]) -> dict[str, 
             classifier = arrays.get(f"{part}_head.conv_seg.kernel")  # BiSeNet has three others
             if classifier is not None:
                 fields[name] = int(classifier.shape[-2])
+        if "decode_head.class_tokens" in arrays:
+            fields["head_channels"] = int(arrays["decode_head.class_tokens"].shape[-1])
     return fields
+
+
+def require_constants(
+    path: str | Path, state_dict: Mapping[str, np.ndarray], naming: Naming
+) -> None:
+    """Raises ValueError if the file holds other numbers for what `naming` takes as settings."""
+    for key, expected in naming.constants:
+        found = np.ravel(state_dict.get(key, expected))
+        if found.shape != np.shape(expected) or not np.allclose(found, expected, rtol=1e-5):
+            raise ValueError(
+                f"{path} holds {found.tolist()} in {key}, expected {list(expected)}: the network "
+                "takes other pictures than this package would give it; convert another file"
+            )
 
 
 def require_preprocessing(path: str | Path, naming: Naming, config: Config) -> None:

@@ -38,9 +38,11 @@ OTHER_FILES = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself: run git lfs pull"),
     (b"<", "a web page: download the file itself"),
     (b"\x1f\x8b", "compressed by gzip: unpack it first"),
+    (b"\x89HDF", "an .h5 file of Keras or TensorFlow: give a .pth or .safetensors of the network"),
     (b"\x08", "an ONNX model: give the checkpoint that it was made from"),
 )
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"  # torch's files, new and old
+TAR, TAR_AT = b"ustar", 257
 
 
 def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
@@ -98,9 +100,13 @@ def save_weights(
 
 
 def kind_of_file(path: str | Path) -> Literal["safetensors", "torch"] | None:
-    """By the file's content, not its suffix. Raises ValueError for one of OTHER_FILES."""
+    """By the file's content, not its suffix. Raises ValueError for what holds no weights."""
     with Path(path).open("rb") as file:
-        start = file.read(64)
+        start = file.read(512)
+    if not start:
+        raise ValueError(f"{path} is empty; download or copy it again")
+    if start[TAR_AT:].startswith(TAR):
+        raise ValueError(f"{path} is a tar archive: unpack it first")
     if start[8:9] == b"{":  # behind the length of its header
         return "safetensors"
     for beginning, what in OTHER_FILES:

@@ -1,128 +1,184 @@
-"""Weight files of other packages: read, fetched from timm's repositories, written for PyTorch.
+"""Weight files of other packages, as they lie around: read, and written for PyTorch.
 
-No code in a file is ever run: a pickle may only refer to tensors and to the names below.
+The weights may be wrapped in dicts beside an optimizer and much else, their names may have prefixes
+of wrapping modules, and a moving average may lie beside them. No code in a file is ever run.
 """
 
 import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxparse.files import atomic_path, brief, reason
-from jaxparse.weights.files import ZIP, kind_of_file, read_safetensors
-
-# Classes and functions to which the logs in a training checkpoint of mmengine refer. None is run:
-# `Ignored` replaces each of them.
-IGNORED = (
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "builtins.getattr",  # HistoryBuffer pickles its methods as getattr(HistoryBuffer, name)
-    "numpy.ndarray",
-    "numpy.dtype",
-    *(f"numpy.{c}.multiarray.{f}" for c in ("core", "_core") for f in ("_reconstruct", "scalar")),
+from jaxparse.files import atomic_path, brief, read_json
+from jaxparse.weights.files import HUB_FILE, kind_of_file, read_safetensors
+from jaxparse.weights.pickles import RefusedError
+from jaxparse.weights.torch_files import (
+    Tensor,
+    described,
+    is_module,
+    is_torchscript,
+    open_torch,
+    torchscript_tensors,
 )
 
+# Keys under which training programs put a state dict, once or one in the other.
+WRAPPERS = ("state_dict", "model_state_dict", "state_dict_backbone", "model", "module", "net")
+WRAPPERS += ("network", "networks", "params", "main")
+# And its moving average. Not mmengine's ema_state_dict: that holds the plain weights, and its
+# state_dict the average.
+AVERAGES = ("ema", "model_ema", "params_ema", "state_dict_ema", "main_ema")
+# Of modules that wrap the network: of several GPUs, of torch.compile, of a training program.
+PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.", "segmentor.")
+COUNTS = ("n_averaged",)  # in a state dict of torch.optim.swa_utils.AveragedModel
+INDEX = ".index.json"  # of Hugging Face: the file of each array, of several files
 
-class Ignored:
-    """Replaces an object that holds no weights, and keeps nothing of it."""
 
-    def __new__(cls, *args: object) -> "Ignored":
-        return super().__new__(cls)
+class Weights(NamedTuple):
+    """The arrays of a checkpoint, and which of its state dicts they are."""
 
-    def __setstate__(self, state: object) -> None:
-        pass
+    arrays: dict[str, np.ndarray]  # float32, names without PREFIXES
+    taken: str = ""  # the keys that lead to them, such as networks.main; none for a plain file
+    averaged: bool = False  # whether that is a moving average
+    left: str = ""  # the keys of the plain weights or of the average, whichever was not taken
 
 
-def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
-    """Arrays, all float32, by their names in a .safetensors or a torch file.
+def read_checkpoint(path: Path, ema: bool = False) -> Weights:
+    """The weights in a .safetensors, a torch file, an index of several or a folder with one.
 
-    The kind is told by the content, not by the suffix. Raises ValueError for a file that is
-    damaged, holds no weights or values that are not finite numbers, or asks to run code.
+    Where a file holds a moving average beside the plain weights, those are taken, or with `ema` the
+    average. The kind is told by the content, not by the suffix. Raises ValueError for a file that
+    is damaged, holds no weights or values that are not finite numbers, or asks to run code.
     """
-    kind = kind_of_file(path) or path.suffix[1:]
-    read = _read_safetensors if kind == "safetensors" else _read_torch
-    arrays = {name.removeprefix("module."): array for name, array in read(path).items()}
-    for name, array in arrays.items():
+    if path.is_dir():
+        path = _index_in(path)
+    weights = _read_parts(path) if path.name.endswith(INDEX) else _read_file(path, ema)
+    if ema and not weights.averaged:
+        raise ValueError(f"{path} holds no moving average of its weights; leave out --ema")
+    for name, array in weights.arrays.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{path} holds values in {brief(name)} that are not finite numbers")
-    return arrays
+    return weights._replace(arrays=without_prefixes(weights.arrays))
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    arrays, _ = read_safetensors(path)
-    return {name: array.astype(np.float32) for name, array in arrays.items()}
+def without_prefixes(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays without PREFIXES in their names; a prefix that only some have is part of them."""
+    names = list(arrays)
+    # [""]: where there are no names, all of them would begin with any prefix, without end.
+    while prefix := next((p for p in PREFIXES if all(n.startswith(p) for n in names or [""])), ""):
+        names = [name.removeprefix(prefix) for name in names]
+    return dict(zip(names, arrays.values(), strict=True))
 
 
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError as error:
-        fix = "pip install 'jaxparse[torch]', or give a .safetensors file"
-        raise ValueError(f"{path} needs PyTorch to be read: {fix}") from error
-    _require_intact_zip(path)
-    stand_ins = torch.serialization.safe_globals([(Ignored, name) for name in IGNORED])
-    try:
-        # An open file: torch reads a path that ends in .safetensors by another way.
-        with stand_ins, warnings.catch_warnings(action="ignore"), path.open("rb") as file:
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken pickle can raise anything
-        code = re.search(r"GLOBAL (\S+) (was not|whose)", str(error))
-        if code:
-            raise ValueError(
-                f"{path} is refused: it asks for {brief(code[1])}, which may run code; give a "
-                "file that holds only weights"
-            ) from error
-        why = reason(error).split("WeightsUnpickler error: ")[-1]
-        raise ValueError(f"{path} is not a torch checkpoint or is truncated: {why}") from error
-    weights = _unwrap(checkpoint)
-    if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise ValueError(f"{path} is not the checkpoint of a network: it holds no state dict")
-    for key, value in weights.items():
-        if fault := _fault_of(value):
-            raise ValueError(
-                f"{path} holds {brief(key)} as {fault}; expected plain tensors of numbers: save "
-                "the state dict of the model on the CPU"
+def _index_in(folder: Path) -> Path:
+    """The index in the folder, or its only file of weights by the name that the hub gives it."""
+    found = sorted(folder.glob(f"*{INDEX}")) or sorted(folder.glob(HUB_FILE))
+    if not found:
+        raise ValueError(f"{folder} is a folder without an index (*{INDEX}); give one of its files")
+    if len(found) > 1:
+        shown = brief(", ".join(path.name for path in found))
+        raise ValueError(f"{folder} holds several indices ({shown}); give one of them")
+    return found[0]
+
+
+def _read_parts(index: Path) -> Weights:
+    """The arrays of all the files that an index lists."""
+    content = read_json(index)
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    if not places or not isinstance(places, dict) or not all(map(_is_name, places.values())):
+        raise ValueError(f"{index} is no index of weights: its weight_map lists no files")
+    files = {name: index.with_name(name) for name in sorted(set(places.values()))}
+    if missing := [name for name, path in files.items() if not path.is_file()]:
+        shown = brief(", ".join(missing))
+        raise ValueError(f"{index} lists {shown}, which is not there; copy all its files")
+    parts = {name: _read_file(path, ema=False).arrays for name, path in files.items()}
+    if lacking := [name for name, file in places.items() if name not in parts[file]]:
+        first = f"{brief(lacking[0])}, which {index} lists"
+        raise ValueError(f"{files[places[lacking[0]]]} lacks {first}; copy both again")
+    return Weights({name: parts[file][name] for name, file in places.items()})
+
+
+def _is_name(value: object) -> bool:
+    """Whether this is the name of a file and not of one elsewhere."""
+    return isinstance(value, str) and Path(value).name == value
+
+
+def _read_file(path: Path, ema: bool) -> Weights:
+    kind = kind_of_file(path) or path.suffix[1:]
+    if kind == "safetensors":
+        arrays, _ = read_safetensors(path)
+        return Weights({name: array.astype(np.float32) for name, array in arrays.items()})
+    with open_torch(path) as root:
+        if not is_torchscript(root):
+            return _choose(root, ema)
+        if tensors := torchscript_tensors(root):
+            return Weights(_arrays(tensors))
+    raise ValueError(
+        f"{path} is TorchScript without parameters (torch.jit.freeze makes them part of its code); "
+        "give the checkpoint that it was made from"
+    )
+
+
+def _choose(root: object, ema: bool) -> Weights:
+    """The plain weights or the average in what torch.load would return. Raises RefusedError."""
+    found = _state_dicts(root)
+    averages = [keys for keys in found if any(key in AVERAGES for key in keys)]
+    plain = [keys for keys in found if keys not in averages]
+    if not found:
+        raise RefusedError(_without_weights(root))
+    wanted, others = (averages, plain) if (ema and averages) or not plain else (plain, averages)
+    if len(wanted) > 1:
+        shown = ", ".join(map(".".join, wanted))
+        raise RefusedError(f"holds more than one state dict ({brief(shown)}); save one of them")
+    [keys] = wanted
+    left = ", ".join(map(".".join, others))
+    return Weights(_arrays(found[keys]), ".".join(keys), wanted is averages, left)
+
+
+def _state_dicts(node: object, keys: tuple[str, ...] = ()) -> dict[tuple[str, ...], dict]:
+    """The state dicts in a checkpoint by the keys that lead to them.
+
+    Wrappers come first: beside a state dict may lie other tensors, such as the best accuracy.
+    """
+    if not isinstance(node, dict):
+        return {}
+    found: dict[tuple[str, ...], dict] = {}
+    for key in (*WRAPPERS, *AVERAGES):
+        found |= _state_dicts(node.get(key), (*keys, key))
+    if not found and any(_is_tensor(value) for value in node.values()):
+        return {keys: node}
+    return found
+
+
+def _is_tensor(value: object) -> bool:
+    """Whether this is a tensor, be it one that is refused: sparse, quantized."""
+    kinds = r"torch\._utils\._rebuild|torch\.\w+Storage"
+    return isinstance(value, Tensor) or re.match(kinds, described(value)) is not None
+
+
+def _without_weights(root: object) -> str:
+    """Why there is no state dict in what torch.load would return."""
+    values = (root, *root.values()) if isinstance(root, dict) else (root,)
+    if modules := [described(value) for value in values if is_module(value)]:
+        return (
+            f"holds a whole pickled module ({modules[0]}), whose code is not run: load it where "
+            "that code is, and save its state_dict()"
+        )
+    shown = brief(", ".join(map(str, root))) if isinstance(root, dict) else described(root)
+    return f"is not the checkpoint of a network: it holds no state dict, but {shown or 'nothing'}"
+
+
+def _arrays(state_dict: Mapping[Any, Any]) -> dict[str, np.ndarray]:
+    """The arrays of a state dict. Raises RefusedError for what are no plain tensors."""
+    for key, value in state_dict.items():
+        fault = value.fault() if isinstance(value, Tensor) else described(value)
+        if fault or not isinstance(key, str):
+            raise RefusedError(
+                f"holds {brief(key)} as {fault or 'a name'}; expected plain tensors of numbers by "
+                "name: save the state dict of the model on the CPU"
             )
-    return {str(key): value.detach().float().numpy() for key, value in weights.items()}
-
-
-def _fault_of(tensor: Any) -> str | None:  # noqa: ANN401
-    """What a torch tensor is that is not a plain one of numbers."""
-    import torch
-
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-        return f"{tensor.dtype}, {tensor.layout} on {tensor.device}"
-    if tensor.is_complex():
-        return str(tensor.dtype)
-    if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
-        return f"{list(tensor.shape)} expanded from fewer numbers"  # of one, 10^10 fit a small file
-    return None
-
-
-def _require_intact_zip(path: Path) -> None:
-    """Raises ValueError if a checksum of torch's zip does not match: torch reads on."""
-    with path.open("rb") as file:
-        if file.read(len(ZIP)) != ZIP:
-            return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except Exception as error:  # of a damaged directory, any
-        why = reason(error)
-        raise ValueError(f"{path} is not a torch checkpoint or is truncated: {why}") from error
-    if damaged:
-        raise ValueError(f"{path} is damaged: {brief(damaged)} has another checksum; copy it again")
-
-
-def _unwrap(checkpoint: Any) -> Mapping[str, Any]:  # noqa: ANN401
-    """The state dict in what torch.load returned; empty if that is not a dict."""
-    for key in ("state_dict", "model"):
-        if isinstance(checkpoint, Mapping) and key in checkpoint:
-            checkpoint = checkpoint[key]
-    return checkpoint if isinstance(checkpoint, Mapping) else {}
+    return {key: value.array() for key, value in state_dict.items() if key not in COUNTS}
 
 
 def write_torch(path: Path, state_dict: Mapping[str, np.ndarray], meta: dict[str, Any]) -> None:

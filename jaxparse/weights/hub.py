@@ -15,11 +15,10 @@ from jaxparse import cli
 from jaxparse.files import brief, read_json, reason
 from jaxparse.weights.conversion import convert
 from jaxparse.weights.files import HUB_FILE, is_ours, save_weights
-from jaxparse.weights.foreign import read_checkpoint
+from jaxparse.weights.foreign import INDEX, read_checkpoint
 
 # What a repository may keep its weights in: the first pattern that it has files of is downloaded.
 PATTERNS = ("*.safetensors", "*.bin", "*.pth", "*.pt")
-INDEX = ".index.json"  # a list of the files over which the weights are divided
 PREPROCESSING = "preprocessor_config.json"
 FILTERS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 Result = TypeVar("Result")
@@ -130,7 +129,7 @@ def fetch(name: str) -> Path:
     part = f"{folder.name}/{file}" if file else folder.name
     converted = cached_assets_path("jaxparse", repository, part) / HUB_FILE
     if not converted.is_file():
-        conversion = convert(name, read_checkpoint(checkpoint))
+        conversion = convert(name, read_checkpoint(checkpoint).arrays)
         config = replace(conversion.config, **preprocessing_in(folder))
         origin = f"{conversion.naming}, {name}"
         save_weights(converted, conversion.arrays, config, origin, conversion.fresh)

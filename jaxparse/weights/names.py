@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from jaxparse.config import Config
-from jaxparse.models import bisenet, resnet, segformer, swin
+from jaxparse.models import bisenet, resnet, segformer, swin, vit
 from jaxparse.weights.bisenet_names import YAKHYO_BISENET, ZLLRUNNING_BISENET
+from jaxparse.weights.farl_names import FARL
 from jaxparse.weights.naming import (
     HEADS,
     MMSEG_HEADS,
@@ -24,6 +25,8 @@ from jaxparse.weights.naming import (
     Parts,
     Renames,
 )
+from jaxparse.weights.parsenet_names import PARSENET
+from jaxparse.weights.segface_names import SEGFACE
 from jaxparse.weights.segformer_names import (
     HF_HEADS,
     HF_MIT_BACKBONE,
@@ -40,6 +43,7 @@ TIMM_WEIGHTS = {
     "swin_t": "swin_tiny_patch4_window7_224.ms_in1k",
     "swin_s": "swin_small_patch4_window7_224.ms_in1k",
     "swin_b": "swin_base_patch4_window7_224.ms_in1k",
+    "swin_b_torchvision": "swin_base_patch4_window7_224.ms_in1k",
     "resnet18": "resnet18.tv_in1k",
     "resnet34": "resnet34.tv_in1k",
     "resnet50": "resnet50.a1_in1k",
@@ -53,14 +57,14 @@ TIMM_WEIGHTS_OF_FILES = {"swin_b_imagenet22k": "swin_base_patch4_window7_224.ms_
 HUB_WEIGHTS = {f"mit_b{size}": f"nvidia/mit-b{size}" for size in range(6)}
 # Computed from the sizes here; batch norm's momentum is constant.
 BUFFERS = r"(relative_position_index|attn_mask|num_batches_tracked)$"
-# The latter: ImageNet's classifier.
-DROPPED = rf"{BUFFERS}|^(norm|head|(fpn\.backbone\.)?fc|classifier)\."
 HEAD_MARKERS = {  # a parameter that only this decode head has
     "upernet": "decode_head.psp_modules.0.conv.kernel",
     "deeplabv3plus": "decode_head.sep_bottleneck.0.pointwise_conv.conv.kernel",
     "psanet": "decode_head.attention_p.0.conv.kernel",
-    "segformer": "decode_head.linear_c.0.kernel",
+    "segformer": "decode_head.bn.scale",
     "segformer_mmseg": "decode_head.fusion_conv.conv.kernel",
+    "segface": "decode_head.class_tokens",
+    "parsenet": "decode_head.decoder.0.conv1.conv.kernel",
     "bisenet": "decode_head.arm32.conv_atten.kernel",
 }
 
@@ -158,7 +162,7 @@ NAMINGS = (MMSEG_SWIN, MMSEG_RESNET_V1C, MMSEG_RESNET, TIMM_SWIN, MICROSOFT)
 NAMINGS += (TIMM_RESNET, TIMM_RESNET_C, OPENMMLAB)
 NAMINGS += (HF_SEGFORMER, HF_MIT_BACKBONE, HF_UPERNET)
 NAMINGS += (MMSEG_SEGFORMER, MMSEG_MIT_BACKBONE, NVIDIA_MIT)
-NAMINGS += (ZLLRUNNING_BISENET, YAKHYO_BISENET)
+NAMINGS += (ZLLRUNNING_BISENET, YAKHYO_BISENET, SEGFACE, FARL, PARSENET)
 ACCEPTED = f"accepted: {', '.join(naming.name for naming in NAMINGS)}"
 
 
@@ -178,12 +182,14 @@ def mmseg_naming(config: Config) -> Naming:
             "mmsegmentation has no head segformer, only the segformer_mmseg of this package; "
             "--to mmseg cannot write it"
         )
+    if config.head in ("segface", "parsenet"):
+        raise ValueError(f"mmsegmentation has no head {config.head}; --to mmseg cannot write it")
     if config.head == "bisenet":
         raise ValueError(
             "mmsegmentation's BiSeNet has a spatial path, this package's has none; --to mmseg "
             "cannot write it"
         )
-    if backbone in swin.SIZES:
+    if backbone in swin.SIZES and not swin.SIZES[backbone].torchvision:
         return MMSEG_SWIN
     if backbone in segformer.SIZES:
         return MMSEG_SEGFORMER
@@ -223,7 +229,19 @@ def _depths(arrays: Mapping[str, np.ndarray], stages: str) -> tuple[int, ...]:
 
 
 def backbone_of(arrays: Mapping[str, np.ndarray]) -> tuple[str, str]:
-    """Name and sizes of the backbone in arrays by our names, both for people."""
+    """Name and sizes of the backbone in arrays by our names, both for people.
+
+    A Swin without head is mmsegmentation's, whose norms of outputs such files lack; torchvision's
+    has the same arrays.
+    """
+    if "backbone.encoder.0.conv.kernel" in arrays:
+        return "parsenet", f"{arrays['backbone.encoder.0.conv.kernel'].shape[-1]} channels"
+    if "backbone.pos_embed" in arrays:
+        positions, dim = arrays["backbone.pos_embed"].shape
+        depth = len({name.split(".")[2] for name in arrays if name.startswith("backbone.blocks.")})
+        names = {(s.grid**2 + 1, s.dim, s.depth): name for name, s in vit.SIZES.items()}
+        name = names.get((positions, dim, depth), "a ViT of unknown size")
+        return name, f"{dim} channels, {depth} blocks, {positions} positions"
     if "backbone.stages.0.patch_embed.proj.bias" in arrays:
         depths = _depths(arrays, r"stages\.")
         keys = (f"backbone.stages.{stage}.patch_embed.proj.bias" for stage in range(4))
@@ -235,8 +253,10 @@ def backbone_of(arrays: Mapping[str, np.ndarray]) -> tuple[str, str]:
     shown = f"depths {_spaced(depths)}"
     if "backbone.patch_embed.proj.bias" in arrays:
         embed_dim = arrays["backbone.patch_embed.proj.bias"].size
-        names = {(size.embed_dim, size.depths): name for name, size in swin.SIZES.items()}
-        name = names.get((embed_dim, depths), "a Swin of unknown size")
+        norms = any(f"backbone.norm{stage}.scale" in arrays for stage in range(4))
+        torchvision = not norms and any(name.startswith(HEADS) for name in arrays)
+        names = {(s.embed_dim, s.depths, s.torchvision): name for name, s in swin.SIZES.items()}
+        name = names.get((embed_dim, depths, torchvision), "a Swin of unknown size")
         return name, f"embed_dim {embed_dim}, {shown}"
     if "backbone.layer1.0.conv3.kernel" not in arrays:
         names = {depths: name for name, depths in bisenet.SIZES.items()}
@@ -260,7 +280,7 @@ def require_network(path: str | Path, arrays: Mapping[str, np.ndarray], config: 
     """
     backbone, sizes = backbone_of(arrays)
     if not any(name.startswith(HEADS) for name in arrays):
-        network, expected = backbone, config.backbone
+        network, expected = backbone, config.backbone.removesuffix("_torchvision")
         fitting = (TIMM_WEIGHTS | HUB_WEIGHTS).get(expected)
         owner = "" if expected in HUB_WEIGHTS else "timm's "
         hint = f", or give {owner}{fitting}" if fitting else ""

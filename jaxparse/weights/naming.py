@@ -15,7 +15,10 @@ from jaxparse.classes import LabelOrder
 
 Renames = tuple[tuple[str, str], ...]  # theirs, ours
 Parts = tuple[tuple[str, int], ...]  # parts of names, and their shares of the outputs
+# Parts that are joined, those that they are cut into, and the axis, by default the last.
+Regrouping = tuple[Parts, Parts] | tuple[Parts, Parts, int]
 HEADS = ("decode_head.", "auxiliary_head.")
+IMAGENET_CLASSIFIER = r"^(norm|head|(fpn\.backbone\.)?fc|classifier)\."
 STATISTICS: Renames = ((".running_mean", ".mean"), (".running_var", ".var"))
 PLAIN_STEM: Renames = (
     ("backbone.conv1.", "backbone.stem.0.conv."),
@@ -39,8 +42,10 @@ class Naming(NamedTuple):
     unfolded: bool = False  # patch merging orders its four neighbours as torch's unfold does
     label_order: LabelOrder = "official"
     fields: tuple[tuple[str, Any], ...] = ()  # of Config: the preprocessing, if not the default
-    # Parts of theirs that are joined and cut into ours, by names after `renames`.
-    regrouped: tuple[Parts, Parts] = ((), ())
+    regrouped: Regrouping = ((), ())  # theirs into ours, by names after `renames`
+    dropped: str = IMAGENET_CLASSIFIER  # a regular expression of keys that are superfluous
+    # Keys among these that must hold these numbers: what is a setting here.
+    constants: tuple[tuple[str, tuple[float, ...]], ...] = ()
     pointwise: tuple[str, ...] = ()  # in our names of linear layers that are 1×1 convolutions there
 
 
@@ -71,11 +76,13 @@ def rename_back(naming: Naming, name: str, array: np.ndarray) -> tuple[str, np.n
     return name.removeprefix(naming.prefix), array
 
 
-def regroup(arrays: Mapping[str, np.ndarray], source: Parts, target: Parts) -> dict[str, Any]:
-    """The arrays, by our names, with those of `source` joined along their outputs and cut again.
+def regroup(
+    arrays: Mapping[str, np.ndarray], source: Parts, target: Parts, axis: int = -1
+) -> dict[str, Any]:
+    """The arrays, by our names, with those of `source` joined along an axis and cut again.
 
-    Each part of a name in `target` gets its share of the outputs. Arrays that lack one of their
-    group stay as they are: whoever compares names will list them.
+    The last axis is that of the outputs; each part of a name in `target` gets its share. Arrays
+    that lack one of their group stay as they are: whoever compares names will list them.
     """
     arrays = dict(arrays)
     first = source[0][0] if source else None
@@ -83,10 +90,10 @@ def regroup(arrays: Mapping[str, np.ndarray], source: Parts, target: Parts) -> d
         names = [name.replace(first, part) for part, _ in source]
         if not all(name in arrays for name in names):
             continue
-        joined = np.concatenate([arrays.pop(name) for name in names], axis=-1)
+        joined = np.concatenate([arrays.pop(name) for name in names], axis)
         shares = np.cumsum([share for _, share in target])
-        cuts = shares[:-1] * joined.shape[-1] // shares[-1]
-        pieces = np.split(joined, cuts, axis=-1)
+        cuts = shares[:-1] * joined.shape[axis] // shares[-1]
+        pieces = np.split(joined, cuts, axis)
         arrays |= {name.replace(first, p): x for (p, _), x in zip(target, pieces, strict=True)}
     return arrays
 

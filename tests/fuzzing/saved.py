@@ -83,7 +83,7 @@ def foreign_safetensors(folder: Path) -> Kind:
 
 
 def read_converted(path: Path) -> dict[str, np.ndarray]:
-    return convert(path, read_checkpoint(path), CONFIG).arrays
+    return convert(path, read_checkpoint(path).arrays, CONFIG).arrays
 
 
 def torch_zip(folder: Path) -> Kind:

@@ -36,6 +36,18 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
     assert kept.mean() == pytest.approx(0.75, abs=0.02)  # three standard deviations
 
 
+def test_transposed_conv_by_hand() -> None:
+    conv = layers.TransposedConv(2, 3, rngs=nnx.Rngs(0))
+    kernel = np.arange(24.0).reshape(2, 2, 3, 2)
+    conv.kernel[...], conv.bias[...] = jnp.asarray(kernel), jnp.array([0.5, 0, 0])
+    x = np.array([[[1.0, 2.0], [0, 1.0]]])  # pixels (1, 2) and (0, 1) side by side
+    out = np.asarray(conv(jnp.asarray(x[None])))
+    assert out.shape == (1, 2, 4, 3)
+    for row in range(2):
+        left, right = kernel[row] @ [1.0, 2.0], kernel[row] @ [0, 1.0]  # of two columns each
+        np.testing.assert_array_equal(out[0, row], [*left + [0.5, 0, 0], *right + [0.5, 0, 0]])
+
+
 def test_dropout_drops_whole_maps() -> None:
     dropout = nnx.view(layers.channel_dropout(0.1), deterministic=False)
     out = np.asarray(dropout(jnp.ones((20, 3, 5, 100)), rngs=nnx.Rngs(dropout=0)))

@@ -80,5 +80,24 @@ def gelu(x: Array) -> Array:
     return (0.5 * wide * (1 + jax.lax.erf(wide * np.sqrt(0.5).astype(wide.dtype)))).astype(x.dtype)
 
 
+def attend(logits: Array, v: Array) -> Array:
+    """softmax(logits) times v: float32 [B, heads, N, M], [B, M, heads, C] -> [B, N, heads, C].
+
+    The division comes last: C instead of M quotients per token. On a CPU that takes half of the
+    time, forward and backward.
+    """
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+    x = jnp.einsum("bhnm,bmhc->bhnc", weights.astype(v.dtype), v)
+    return (widen(x) / weights.sum(-1, keepdims=True)).astype(v.dtype).swapaxes(1, 2)
+
+
+def attention(q: Array, k: Array, v: Array) -> Array:
+    """Attention of [B, N, heads, C] to [B, M, heads, C], twice -> [B, N, heads, C].
+
+    Logits and softmax are float32, whatever the type of the others.
+    """
+    return attend(widen(jnp.einsum("bnhc,bmhc->bhnm", q * q.shape[-1] ** -0.5, k)), v)
+
+
 def split(x: Array, axis: int) -> list[Array]:
     return [jax.lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])]

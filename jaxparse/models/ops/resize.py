@@ -1,5 +1,7 @@
 """Bilinear resizing and average pooling of maps [B, H, W, C], equal to PyTorch's, as products."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,6 +86,19 @@ def resize_bilinear(x: Array, size: tuple[int, int], align_corners: bool = False
     if x.shape[1:3] == size:
         return x
     return apply_separable(x, *resize_matrices(x, size, align_corners))
+
+
+def sum_of_resized(maps: Sequence[Array]) -> Array:
+    """Maps [B, h, w, C] resized bilinearly to the size of the first, and added to it.
+
+    Rows last and all maps at once: the sum is written once.
+    """
+    first, *others = maps
+    rows, columns = zip(*(resize_matrices(x, first.shape[1:3]) for x in others), strict=True)
+    wide = [left_multiply(matrix, x) for matrix, x in zip(columns, others, strict=True)]
+    stacked = jnp.concatenate(wide, axis=1)  # B Σh W C
+    flat = stacked.reshape(*stacked.shape[:2], -1)
+    return first + left_multiply(np.concatenate(rows, axis=1), flat).reshape(first.shape)
 
 
 def nearest_matrix(in_size: int, out_size: int) -> np.ndarray:

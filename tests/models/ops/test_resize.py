@@ -138,3 +138,12 @@ def test_conv3x3_of_resized_is_resizing_and_convolving(
 
     ours = partial(resize.conv3x3_of_resized, size=size, align_corners=align_corners)
     require_same_function(ours, plain, noise(2, 4, 5, 3), noise(3, 3, 3, 2, seed=2))
+
+
+@pytest.mark.usefixtures("float64")
+def test_sum_of_resized_is_resizing_and_adding() -> None:
+    def plain(*maps: Array) -> Array:
+        return sum(resize.resize_bilinear(x, (8, 12)) for x in maps)
+
+    maps = [noise(2, *size, 3, seed=sum(size)) for size in ((8, 12), (4, 6), (8, 12), (3, 5))]
+    require_same_function(lambda *maps: resize.sum_of_resized(maps), plain, *maps)
