@@ -103,7 +103,9 @@ def test_output_at_the_size_of_the_picture(name: str) -> None:
     config, graphdef, *state = reference.network(name, "float64")
     with reference.precision("float64"):
         image = reference.image(2, 101, 75).astype("float64")
-        logits = reference.jit(lambda x: nnx.merge(graphdef, *state)(x).decode)(image)
+        # The weights as arguments: as constants they take a minute to compile.
+        run = reference.jit(lambda state, x: nnx.merge(graphdef, *state)(x).decode)
+        logits = run(state, image)
         output = resize_logits(logits, (101, 75), config.align_corners)  # B C H W
     sampled = np.asarray(output)[:, :, stored_places(101)][..., stored_places(75)]
     assert reference.sample_error(f"{name}/101x75/output", sampled) < 1e-6
