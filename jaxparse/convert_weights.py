@@ -84,7 +84,8 @@ def default_output(exp: str | None, label: str, config: Config, whole: bool) -> 
     if exp and not whole and config.init_weights.endswith(".safetensors"):
         return Path(config.init_weights)
     name = Path(exp).stem if exp else Path(label).name.partition("@")[0]
-    return Path(f"weights/{re.sub(r'[.](pth|pt|bin|ckpt|safetensors)$', '', name)}.safetensors")
+    suffix = r"([.](pth|pt|bin|ckpt|safetensors))?([.]index[.]json)?$"
+    return Path(f"weights/{re.sub(suffix, '', name)}.safetensors")
 
 
 def import_weights(
