@@ -18,7 +18,14 @@ from jaxparse.files import atomic_path, brief, read_json, reason
 SYNTHETIC = "synthetic"  # the data_dir of the built-in drawn faces
 
 Head = Literal[
-    "upernet", "deeplabv3plus", "psanet", "segformer", "segformer_mmseg", "segface", "bisenet"
+    "upernet",
+    "deeplabv3plus",
+    "psanet",
+    "segformer",
+    "segformer_mmseg",
+    "segface",
+    "parsenet",
+    "bisenet",
 ]
 Filter = Literal["bilinear", "bicubic", "opencv"]
 Optimizer = Literal["adamw", "sgd"]
@@ -71,8 +78,8 @@ class Config:
     # Model
     backbone: str = "swin_t"
     """Backbone: swin_t, swin_s, swin_b, swin_b_torchvision, swin_nano, mit_b0 to mit_b5, mit_slim,
-    farl_vit_b16, resnet50_v1c, resnet101_v1c, resnet18, resnet34, resnet50, resnet101 or
-    resnet_slim."""
+    farl_vit_b16, resnet50_v1c, resnet101_v1c, resnet18, resnet34, resnet50, resnet101,
+    resnet_slim or parsenet."""
     head: Head = "upernet"
     """Decode head."""
     head_channels: int = 512

@@ -100,6 +100,7 @@ BISENET = COMMON | {
     "steps": 80_000,
     "eval_every": 8_000,
 }
+SEGFORMER = SWIN | {"head": "segformer", "auxiliary_channels": 0, "drop_path_rate": 0.1}
 # Networks and preprocessing of their authors, schedules of SWIN.
 SEGFACE = SWIN | {
     "resize_filter": "bicubic",
@@ -120,6 +121,15 @@ FARL = SWIN | {
     "head_channels": 768,
     "auxiliary_channels": 0,
     "drop_path_rate": 0.1,
+}
+PARSENET = SWIN | {
+    "resize_filter": "opencv",
+    "image_mean": (127.5, 127.5, 127.5),
+    "image_std": (127.5, 127.5, 127.5),
+    "backbone": "parsenet",
+    "head": "parsenet",
+    "head_channels": 64,
+    "auxiliary_channels": 0,
 }
 R18, R34, R50, R101 = (
     {"backbone": name, "init_weights": f"weights/{name}_imagenet.safetensors"}
@@ -144,10 +154,17 @@ RECIPES = {
     "deeplabv3plus_r50_finetune": DEEPLAB | R50 | FINETUNE,
     "psanet_r50_80k": PSANET | R50,
     "psanet_r101_80k": PSANET | R101,
+    "segformer_b0": SEGFORMER
+    | {"backbone": "mit_b0", "head_channels": 256}
+    | {"init_weights": "weights/mit_b0_imagenet.safetensors"},
+    "segformer_b2": SEGFORMER
+    | {"backbone": "mit_b2", "head_channels": 768}
+    | {"init_weights": "weights/mit_b2_imagenet.safetensors"},
     "bisenet_r18": BISENET | R18,
     "bisenet_r34": BISENET | R34,
     "segface_swin_b": SEGFACE,
     "farl_vit_b16": FARL,
+    "parsenet": PARSENET,
 }
 OWN = {"quickstart", "swin_nano", "tiny"}
 PLUS = {

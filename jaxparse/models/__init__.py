@@ -9,9 +9,10 @@ from flax import nnx
 from jaxparse.classes import NUM_CLASSES
 from jaxparse.config import Config
 from jaxparse.files import brief
-from jaxparse.models import bisenet, resnet, segformer, slim, swin, vit
+from jaxparse.models import bisenet, parsenet, resnet, segformer, slim, swin, vit
 from jaxparse.models.deeplab import DeepLabHead
 from jaxparse.models.fcn import FCNHead
+from jaxparse.models.parsenet import ParseNetHead
 from jaxparse.models.psanet import PSAHead
 from jaxparse.models.segface import SegFaceHead
 from jaxparse.models.segformer import MMSegformerHead, SegformerHead
@@ -19,7 +20,7 @@ from jaxparse.models.segmentor import AUXILIARY_STAGE, Segmentor
 from jaxparse.models.upernet import UPerHead
 
 BACKBONES = (*swin.SIZES, *segformer.SIZES, *vit.SIZES)
-BACKBONES += (*resnet.SIZES, *bisenet.SIZES, *slim.SIZES)
+BACKBONES += (*resnet.SIZES, *bisenet.SIZES, *slim.SIZES, *parsenet.SIZES)
 HEADS: dict[str, Callable[..., nnx.Module]] = {
     "upernet": UPerHead,
     "deeplabv3plus": DeepLabHead,
@@ -27,6 +28,7 @@ HEADS: dict[str, Callable[..., nnx.Module]] = {
     "segformer": SegformerHead,
     "segformer_mmseg": MMSegformerHead,
     "segface": SegFaceHead,
+    "parsenet": ParseNetHead,
 }
 
 
@@ -69,6 +71,8 @@ def build_backbone(config: Config, rngs: nnx.Rngs) -> nnx.Module:
         return bisenet.BasicResNet(bisenet.SIZES[config.backbone], rngs=rngs)
     if config.backbone in slim.SIZES:
         return slim.SlimResNet(*slim.SIZES[config.backbone], rngs=rngs)
+    if config.backbone in parsenet.SIZES:
+        return parsenet.ParseNet(*parsenet.SIZES[config.backbone], rngs=rngs)
     known = ", ".join(BACKBONES)
     raise ValueError(f"there is no backbone {brief(config.backbone)}; give one of: {known}")
 

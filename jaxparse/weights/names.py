@@ -25,6 +25,7 @@ from jaxparse.weights.naming import (
     Parts,
     Renames,
 )
+from jaxparse.weights.parsenet_names import PARSENET
 from jaxparse.weights.segface_names import SEGFACE
 from jaxparse.weights.segformer_names import (
     HF_HEADS,
@@ -63,6 +64,7 @@ HEAD_MARKERS = {  # a parameter that only this decode head has
     "segformer": "decode_head.bn.scale",
     "segformer_mmseg": "decode_head.fusion_conv.conv.kernel",
     "segface": "decode_head.class_tokens",
+    "parsenet": "decode_head.decoder.0.conv1.conv.kernel",
     "bisenet": "decode_head.arm32.conv_atten.kernel",
 }
 
@@ -160,7 +162,7 @@ NAMINGS = (MMSEG_SWIN, MMSEG_RESNET_V1C, MMSEG_RESNET, TIMM_SWIN, MICROSOFT)
 NAMINGS += (TIMM_RESNET, TIMM_RESNET_C, OPENMMLAB)
 NAMINGS += (HF_SEGFORMER, HF_MIT_BACKBONE, HF_UPERNET)
 NAMINGS += (MMSEG_SEGFORMER, MMSEG_MIT_BACKBONE, NVIDIA_MIT)
-NAMINGS += (ZLLRUNNING_BISENET, YAKHYO_BISENET, SEGFACE, FARL)
+NAMINGS += (ZLLRUNNING_BISENET, YAKHYO_BISENET, SEGFACE, FARL, PARSENET)
 ACCEPTED = f"accepted: {', '.join(naming.name for naming in NAMINGS)}"
 
 
@@ -180,8 +182,8 @@ def mmseg_naming(config: Config) -> Naming:
             "mmsegmentation has no head segformer, only the segformer_mmseg of this package; "
             "--to mmseg cannot write it"
         )
-    if config.head == "segface":
-        raise ValueError("mmsegmentation has no head segface; --to mmseg cannot write it")
+    if config.head in ("segface", "parsenet"):
+        raise ValueError(f"mmsegmentation has no head {config.head}; --to mmseg cannot write it")
     if config.head == "bisenet":
         raise ValueError(
             "mmsegmentation's BiSeNet has a spatial path, this package's has none; --to mmseg "
@@ -232,6 +234,8 @@ def backbone_of(arrays: Mapping[str, np.ndarray]) -> tuple[str, str]:
     A Swin without head is mmsegmentation's, whose norms of outputs such files lack; torchvision's
     has the same arrays.
     """
+    if "backbone.encoder.0.conv.kernel" in arrays:
+        return "parsenet", f"{arrays['backbone.encoder.0.conv.kernel'].shape[-1]} channels"
     if "backbone.pos_embed" in arrays:
         positions, dim = arrays["backbone.pos_embed"].shape
         depth = len({name.split(".")[2] for name in arrays if name.startswith("backbone.blocks.")})

@@ -41,11 +41,12 @@ class InTorch:
         for name in params:
             self.tensors[name].requires_grad_(training)
 
-    def conv(self, x: Tensor, name: str, stride: int = 1) -> Tensor:
-        from torch.nn.functional import conv2d
+    def conv(self, x: Tensor, name: str, stride: int = 1, reflect: bool = False) -> Tensor:
+        from torch.nn.functional import conv2d, pad
 
         kernel = self.tensors[f"{name}.kernel"].permute(3, 2, 0, 1)
-        return conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+        x = pad(x, [kernel.shape[-1] // 2] * 4, "reflect" if reflect else "constant")
+        return conv2d(x, kernel, self.tensors.get(f"{name}.bias"), stride)
 
     def norm(self, x: Tensor, name: str) -> Tensor:
         from torch.nn.functional import batch_norm

@@ -82,6 +82,7 @@ NETWORKS = {
     "segformer_b5": Network("segformer_b0", 84_607_955, ("101x75", *SQUARE), full=True),
     "segface_swin_b": Network("segface_swin_b", 91_005_752, full=True),
     "farl_vit_b16": Network("farl_vit_b16", 161_194_003, full=True),
+    "parsenet": Network("parsenet", 21_301_523),
     "hf_upernet_swin_t": Network("swin_t", 59_840_992, ("101x75", *SQUARE), full=True),
     "bisenet_r18": Network(
         "bisenet_r18",

@@ -106,10 +106,9 @@ def network(dtype: str) -> Callable[[np.ndarray, int], dict[str, np.ndarray]]:
         head = model(image).decode[..., order]
         logits = resize_logits(head, (512, 512))
         sample = np.arange(17) * 511 // 16
-        means = {f"after_fpn{i}": x.mean(-1) for i, x in enumerate(model.backbone(image))}
-        # Of the larger picture every second pixel is stored.
-        means |= {k: x[:, ::2, ::2] for k, x in means.items() if x.shape[1] > 50}
-        return {f"{k}_mean_over_channels": x for k, x in means.items()} | {
+        step = 2 if image.shape[1] == 448 else 1  # of the larger picture fewer pixels are stored
+        maps = (x[:, ::step, ::step].mean(-1) for x in model.backbone(image))
+        return {f"after_fpn{i}_mean_over_channels": x for i, x in enumerate(maps)} | {
             "head_logits": head.transpose(0, 3, 1, 2),
             "head_logits_every_2": head[:, ::2, ::2].transpose(0, 3, 1, 2),
             "output_sampled": logits[:, :, sample][..., sample],

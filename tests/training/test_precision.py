@@ -204,6 +204,8 @@ def traced_products(config: Config) -> list[tuple[Any, ...]]:
         pytest.param("deeplabv3plus_r50_20k", marks=pytest.mark.full),
         pytest.param("psanet_r50_80k", marks=pytest.mark.full),
         pytest.param("bisenet_r18", marks=pytest.mark.full),
+        pytest.param("farl_vit_b16", marks=pytest.mark.full),
+        pytest.param("parsenet", marks=pytest.mark.full),
     ],
 )
 def test_products_are_16_bits_but_those_of_logits(name: str) -> None:

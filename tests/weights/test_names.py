@@ -44,11 +44,11 @@ def test_names_of_timm(name: str, full: str | None) -> None:
     assert timm_name(name) == full
 
 
-def test_every_backbone_but_the_small_ones_and_farls_has_weights() -> None:
+def test_every_backbone_that_comes_alone_has_weights() -> None:
     # BACKBONES holds the networks of the package, without that of the tests.
     small = {"swin_nano", "resnet_slim", "mit_slim", "mini"}
-    # FaRL's backbone comes with its head.
-    without = small | {"farl_vit_b16"}
+    # These come with their heads.
+    without = small | {"farl_vit_b16", "parsenet"}
     assert TIMM_WEIGHTS.keys() | HUB_WEIGHTS.keys() == set(BACKBONES) - without
 
 

@@ -1,4 +1,4 @@
-"""The files of SegFace and FaRL."""
+"""The files of SegFace, FaRL and ParseNet."""
 
 from collections import Counter
 from pathlib import Path
@@ -22,12 +22,14 @@ from jaxparse.weights.files import flatten
 from jaxparse.weights.foreign import read_checkpoint
 from jaxparse.weights.names import NAMINGS, mmseg_naming, recognise, require_network
 from jaxparse.weights.naming import regroup, rename, rename_back
+from jaxparse.weights.parsenet_names import PARSENET
 from jaxparse.weights.segface_names import SEGFACE
 from tests import reference
 from tests.foreign import NEEDS_TORCH, StateDict
 from tests.refusal import refuses
 
-FILES = {"segface_swin_b": SEGFACE, "farl_vit_b16": FARL}
+FILES = {"segface_swin_b": SEGFACE, "farl_vit_b16": FARL, "facexlib_parsenet": PARSENET}
+EXPERIMENTS = {"facexlib_parsenet": "parsenet"}  # of the same network, where named otherwise
 # The class that each token of SegFace learnt.
 LEARNT = {
     "background": "background",
@@ -62,6 +64,7 @@ def by_our_names(file: str) -> StateDict:
     """Those that are used."""
     naming, arrays = FILES[file], abstract(file)
     dropped = {"backbone.1.weight", "backbone.1.bias", "backbone.image_mean", "backbone.image_std"}
+    dropped |= {"out_img_conv.conv2d.weight", "out_img_conv.conv2d.bias"}
     dropped |= {f"backbone.visual.{name}" for name in ("ln_post.weight", "ln_post.bias", "proj")}
     used = (key for key in arrays if key not in dropped and not key.endswith(reference.BUFFERS))
     return regroup(dict(rename(naming, key, arrays[key]) for key in used), *naming.regrouped)
@@ -98,6 +101,12 @@ def test_each_file_is_recognised_and_renamed_back(file: str) -> None:
         ("farl_vit_b16", "backbone.fpns.0.1.running_var", "backbone.fpns.0.bn.var"),
         ("farl_vit_b16", "head.head.psp_modules.2.1.conv.weight",
          "decode_head.psp_modules.2.conv.kernel"),
+        ("facexlib_parsenet", "encoder.0.conv2d.bias", "backbone.encoder.0.conv.bias"),
+        ("facexlib_parsenet", "body.7.conv2.norm.norm.running_mean",
+         "backbone.body.7.conv2.bn.mean"),
+        ("facexlib_parsenet", "decoder.3.shortcut_func.conv2d.weight",
+         "decode_head.decoder.3.shortcut_func.conv.kernel"),
+        ("facexlib_parsenet", "out_mask_conv.conv2d.weight", "decode_head.conv_seg.kernel"),
     ],
 )  # fmt: skip
 def test_names(file: str, key: str, ours: str) -> None:
@@ -107,7 +116,7 @@ def test_names(file: str, key: str, ours: str) -> None:
 
 @pytest.mark.parametrize("file", FILES)
 def test_the_network_is_told_by_names_and_shapes(file: str) -> None:
-    arrays, exp = by_our_names(file), load_experiment(file)
+    arrays, exp = by_our_names(file), load_experiment(EXPERIMENTS.get(file, file))
     fields = network_of("f", arrays)
     assert fields == {name: getattr(exp, name) for name in fields} and len(fields) == 4
     require_network("f", arrays, exp)
@@ -174,7 +183,7 @@ def test_segface_is_converted_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", FILES)
 def test_mmsegmentation_has_no_such_network(file: str) -> None:
     with refuses("mmsegmentation has no", "--to mmseg"):
-        mmseg_naming(load_experiment(file))
+        mmseg_naming(load_experiment(EXPERIMENTS.get(file, file)))
 
 
 def test_an_imagenet_swin_fits_torchvisions() -> None:
