@@ -43,6 +43,8 @@ def conversion_table(conversion: Conversion) -> Table:
         kinds = Counter(k.split(".")[-1] if re.search(BUFFERS, k) else k for k in dropped)
         shown = "\n".join(f"{count} {kind}" for kind, count in kinds.items())
         prefixes = [prefix for prefix in conversion.fresh if part_of(prefix) == part]
+        if not (sizes or dropped or prefixes):
+            continue
         fresh = "\n".join(prefix.removeprefix(f"{part}.") or "all" for prefix in prefixes)
         numbers = str(len(sizes)), f"{sum(sizes):,}"
         table.add_row(part, *numbers, Text(shown), Text(fresh))  # a file's names are no markup
@@ -84,7 +86,8 @@ def default_output(exp: str | None, label: str, config: Config, whole: bool) -> 
     if exp and not whole and config.init_weights.endswith(".safetensors"):
         return Path(config.init_weights)
     name = Path(exp).stem if exp else Path(label).name.partition("@")[0]
-    return Path(f"weights/{re.sub(r'[.](pth|pt|bin|ckpt|safetensors)$', '', name)}.safetensors")
+    suffix = r"([.](pth|pt|bin|ckpt|safetensors))?([.]index[.]json)?$"
+    return Path(f"weights/{re.sub(suffix, '', name)}.safetensors")
 
 
 def import_weights(
@@ -137,10 +140,10 @@ def described(conversion: Conversion, config: Config) -> str:
         return config.backbone
     parameters = sum(array.size for array in conversion.arrays.values())
     filters = f"pictures at {config.image_size}x{config.image_size}, {config.resize_filter}"
-    return (
-        f"{config.backbone} + {config.head}, {parameters:,} numbers, {filters}; "
-        f"its classes were in the order {conversion.label_order}, now official"
-    )
+    order = "classes in the official order"
+    if conversion.label_order != "official":
+        order = f"classes brought from the order {conversion.label_order} to the official one"
+    return f"{config.backbone} + {config.head}, {parameters:,} numbers, {filters}; {order}"
 
 
 def next_command(exp: str | None, output: Path, fresh: bool) -> str:

@@ -16,6 +16,7 @@ from jaxparse.weights.find import load_network
 from tests import foreign
 from tests.foreign import StateDict, require_equal, write
 from tests.refusal import refuses
+from tests.torch_files import write_zip
 
 NANO = load_experiment("swin_nano")
 DEEPLAB = load_experiment("deeplabv3plus_r50_20k")
@@ -70,6 +71,24 @@ def test_classifiers_of_another_label_order_become_official(tmp_path: Path) -> N
             continue
         for index, label in enumerate(order_names("zllrunning")):
             np.testing.assert_array_equal(ours[name][..., NAMES.index(label)], array[..., index])
+
+
+def test_the_moving_average_is_taken_with_a_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = foreign.mmseg()
+    average = {name: np.array(array + 1, array.dtype) for name, array in plain.items()}
+    path = write_zip(tmp_path / "f.pth", {"params": plain, "params_ema": average})
+    output = tmp_path / "ours.safetensors"
+    for ema, expected, line in (
+        (False, plain, "weights: the plain ones (params); --ema takes"),
+        (True, average, "weights: the moving average (params_ema), not params"),
+    ):
+        convert_file("swin_nano", str(path), output, ema=ema)
+        arrays, metadata = read_weights(output)
+        require_equal(arrays, convert(path, expected, NANO).arrays)
+        assert metadata["source"].endswith(", moving average") == ema
+        assert line in capsys.readouterr().out
 
 
 def test_table_counts_every_key() -> None:

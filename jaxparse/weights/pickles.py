@@ -16,7 +16,7 @@ from jaxparse.files import brief
 # Functions by which a pickle does harm when it is loaded. None would be run in any case: a file
 # that asks for one is refused since nobody saves weights so.
 HARMFUL_MODULES = ("os", "posix", "nt", "subprocess", "sys", "shutil", "socket", "pty", "runpy")
-HARMFUL_MODULES += ("importlib", "ctypes", "pickle", "marshal", "code", "webbrowser")
+HARMFUL_MODULES += ("importlib", "ctypes", "pickle", "marshal", "webbrowser")
 HARMFUL_BUILTINS = ("eval", "exec", "execfile", "compile", "open", "__import__", "input")
 DICTS = ("collections.OrderedDict", "collections.defaultdict", "collections.Counter")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.fuzzing import lists, pictures, saved
 from tests.fuzzing.judge import Kind
 
-NEEDING_TORCH = ("torch", "old torch", "objects of torch")
+NEEDING_TORCH = ("torch", "objects of torch")
 KINDS: dict[str, Callable[[Path], Kind]] = {
     "pictures": pictures.pictures,
     "masks": pictures.masks,

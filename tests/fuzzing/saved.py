@@ -25,6 +25,7 @@ from tests import logged, mini
 from tests.fuzzing.damage import BYTES, join_safetensors, split_safetensors
 from tests.fuzzing.judge import Kind
 from tests.fuzzing.typed import HEADERS, JSON, METADATA, TEXT, line
+from tests.torch_files import write_old
 
 CONFIG = replace(mini.config, workdir="")
 
@@ -95,13 +96,9 @@ def torch_zip(folder: Path) -> Kind:
 
 
 def torch_pickle(folder: Path) -> Kind:
-    """PyTorch's file of before, without checksums. Needs torch."""
-    import torch
-
-    tensors = {name: torch.from_numpy(x) for name, x in to_mmseg(arrays(), CONFIG).items()}
-    file = io.BytesIO()
-    torch.save({"state_dict": tensors}, file, _use_new_zipfile_serialization=False)
-    return Kind({"old.pth": file.getvalue()}, BYTES, read_checkpoint)
+    """PyTorch's file of before, without checksums."""
+    path = write_old(folder / "old.pth", {"state_dict": to_mmseg(arrays(), CONFIG)})
+    return Kind({"old.pth": path.read_bytes()}, BYTES, read_checkpoint)
 
 
 def object_in_torch(rng: random.Random, data: bytes, other: bytes) -> bytes:

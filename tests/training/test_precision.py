@@ -244,7 +244,7 @@ def block_results(block: nnx.Module, remat: bool) -> tuple[Any, ...]:
 def test_recomputed_blocks_give_the_same(kind: str) -> None:
     """Half of the pictures lose a branch; the running statistics change."""
     if kind == "swin":
-        block: nnx.Module = SwinBlock(64, 2, 3, 0.5, rngs=nnx.Rngs(0))
+        block: nnx.Module = SwinBlock(64, 2, 3, 0.5, shift_single=True, rngs=nnx.Rngs(0))
     else:
         block = Bottleneck(64, 16, 1, 2, rngs=nnx.Rngs(0))
         block.bn3.scale[...] = jnp.ones(64)
@@ -316,7 +316,7 @@ def toy_losses(
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "losses", toy_losses)
-    monkeypatch.setattr(steps, "normalise", lambda image: image)
+    monkeypatch.setattr(steps, "normalise", lambda image, config: image)
 
 
 @pytest.mark.usefixtures("toy")

@@ -1,8 +1,10 @@
 """Reading and writing weight files as they lie around; the hub is a folder."""
 
 import json
+import pickle
 import sys
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -204,24 +206,6 @@ def test_a_state_dict_holds_only_tensors(value: object, word: str, tmp_path: Pat
         read_checkpoint(path)
 
 
-@pytest.mark.parametrize("wrapper", [None, "model", "ema"])
-def test_whole_pickled_module(wrapper: str | None, tmp_path: Path) -> None:
-    parts = {"_parameters": {"a": np.ones(1, np.float32)}, "_modules": {}}
-    module = Call("models.bisenet.BiSeNet", (), parts)
-    path = write_zip(tmp_path / "f.pth", {wrapper: module, "epoch": 3} if wrapper else module)
-    with refuses(path, "models.bisenet.BiSeNet", "state_dict()"):
-        read_checkpoint(path)
-
-
-def test_whole_module_that_torch_pickles(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
-    for zipped in (True, False):
-        path = tmp_path / "f.pth"
-        torch.save(torch.nn.Linear(2, 2), path, _use_new_zipfile_serialization=zipped)
-        with refuses(path, "torch.nn.modules.linear.Linear", "state_dict()"):
-            read_checkpoint(path)
-
-
 @pytest.mark.parametrize(
     "content, words",
     [
@@ -249,18 +233,24 @@ def test_archives_that_are_often_taken_for_weights(tmp_path: Path) -> None:
     inner = write(tmp_path / "inner.pth", PLAIN)
     with tarfile.open(tmp_path / "f.tar", "w") as tar:
         tar.add(inner, "inner.pth")
-    for name, word in (("f.npz", ".npz"), ("f.tar", "unpack")):
+    with zipfile.ZipFile(tmp_path / "f.zip", "w") as archive:
+        archive.write(inner, "folder/inner.pth")
+    for name, word in (("f.npz", ".npz"), ("f.tar", "unpack"), ("f.zip", "unpack")):
         with refuses(tmp_path / name, word):
             read_checkpoint(tmp_path / name)
 
 
 @pytest.mark.parametrize(
-    "name, word",
-    [("f.pth", "not a torch checkpoint"), ("f.safetensors", "not a safetensors file")],
+    "name, content, word",
+    [
+        ("f.pth", b"weights\n", "not a torch checkpoint"),
+        ("f.pkl", pickle.dumps({"a": [1.0]}), "torch.save"),
+        ("f.safetensors", b"weights\n", "not a safetensors file"),
+    ],
 )
-def test_file_of_another_kind(name: str, word: str, tmp_path: Path) -> None:
+def test_file_of_another_kind(name: str, content: bytes, word: str, tmp_path: Path) -> None:
     path = tmp_path / name
-    path.write_bytes(b"weights\n")
+    path.write_bytes(content)
     with refuses(path, word):
         read_checkpoint(path)
 

@@ -266,3 +266,29 @@ def test_a_bit_of_torchs_zip_is_missed(tmp_path: Path) -> None:
     path.write_bytes(data)
     with refuses(path, "checksum"):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize("wrapper", [None, "model", "ema"])
+def test_whole_pickled_module(wrapper: str | None, tmp_path: Path) -> None:
+    parts = {"_parameters": {"a": np.ones(1, np.float32)}, "_modules": {}}
+    module = Call("models.bisenet.BiSeNet", (), parts)
+    path = write_zip(tmp_path / "f.pth", {wrapper: module, "epoch": 3} if wrapper else module)
+    with refuses(path, "models.bisenet.BiSeNet", "state_dict()"):
+        read_checkpoint(path)
+
+
+def test_whole_module_that_torch_pickles(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
+    for zipped in (True, False):
+        path = tmp_path / "f.pth"
+        torch.save(torch.nn.Linear(2, 2), path, _use_new_zipfile_serialization=zipped)
+        with refuses(path, "torch.nn.modules.linear.Linear", "state_dict()"):
+            read_checkpoint(path)
+
+
+def test_a_file_of_a_big_endian_machine(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "f.pth", WEIGHTS)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("archive/byteorder", "big")
+    with refuses(path, "big-endian"):
+        read_checkpoint(path)
