@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from jaxparse.weights.naming import from_unfold_order, to_unfold_order
 from tests import reference
 from tests.torch_files import write_zip
 
@@ -56,6 +57,49 @@ def microsoft() -> StateDict:
         "layers.0.blocks.1.attn_mask": np.zeros((64, 49, 49), np.float32),
     }
     return {rename(key): array for key, array in timm().items()} | buffers
+
+
+def openmmlab_swin() -> StateDict:
+    """timm's by OpenMMLab's names, patch merging in torch's unfold order."""
+
+    def rename(key: str) -> str:
+        for theirs, ours in (
+            ("patch_embed.projection.", "patch_embed.proj."),
+            ("stages.", "layers."),
+            (".attn.w_msa.", ".attn."),
+            (".ffn.layers.0.0.", ".mlp.fc1."),
+            (".ffn.layers.1.", ".mlp.fc2."),
+        ):
+            key = key.replace(ours, theirs)
+        return key
+
+    def reorder(key: str, array: np.ndarray) -> np.ndarray:
+        if ".downsample." not in key:
+            return array
+        return to_unfold_order(array.T).T  # [4C] or [out, 4C]
+
+    arrays = ((k, a) for k, a in microsoft().items() if not k.startswith("head."))
+    return {rename(key): reorder(key, array) for key, array in arrays}
+
+
+def microsoft_upernet() -> StateDict:
+    """The whole swin_nano of `mmseg` as Microsoft's segmentation code saves it."""
+
+    def rename(key: str) -> str:
+        for ours, theirs in (
+            ("backbone.patch_embed.projection.", "backbone.patch_embed.proj."),
+            ("backbone.stages.", "backbone.layers."),
+            (".attn.w_msa.", ".attn."),
+            (".ffn.layers.0.0.", ".mlp.fc1."),
+            (".ffn.layers.1.", ".mlp.fc2."),
+        ):
+            key = key.replace(ours, theirs)
+        return key
+
+    def reorder(key: str, array: np.ndarray) -> np.ndarray:
+        return from_unfold_order(array.T).T if ".downsample." in key else array
+
+    return {rename(key): reorder(key, array) for key, array in mmseg().items()}
 
 
 def timm_resnet50() -> StateDict:

@@ -133,6 +133,8 @@ def test_converted_backbone_loads_and_leaves_the_rest(tmp_path: Path) -> None:
     "make, same, config",
     [
         (foreign.microsoft, foreign.timm, NANO),
+        (foreign.openmmlab_swin, foreign.timm, NANO),
+        (foreign.microsoft_upernet, foreign.mmseg, NANO),
         (foreign.openmmlab, foreign.timm_resnet50c, DEEPLAB),
         (foreign.nvidia_mit, foreign.hf_mit, load_experiment("segformer_b0")),
         (foreign.mmseg_mit, foreign.hf_mit, load_experiment("segformer_b0")),

@@ -135,6 +135,17 @@ MICROSOFT = TIMM_SWIN._replace(
     markers=("patch_embed.proj.bias", "layers.0.downsample.norm.bias"),
     renames=NEXT_STAGE,
 )
+OPENMMLAB_SWIN = TIMM_SWIN._replace(  # swin_*_20220317-*.pth
+    name="OpenMMLab ImageNet Swin",
+    markers=("patch_embed.projection.bias", "stages.0.downsample.norm.bias"),
+    renames=(*MMSEG_BLOCKS, *NEXT_STAGE),
+    unfolded=True,
+)
+MICROSOFT_UPERNET = Naming(  # upernet_swin_*.pth: mmsegmentation's heads on Microsoft's Swin
+    "Microsoft Swin + UPerNet",
+    ("backbone.patch_embed.proj.bias", "backbone.norm0.bias", "decode_head.conv_seg.bias"),
+    (*NEXT_STAGE, *MMSEG_HEADS),
+)
 TIMM_RESNET = Naming(
     "timm ImageNet ResNet",
     ("conv1.weight", "layer1.0.conv2.weight"),  # of ResNet-18 and -34 too
@@ -159,6 +170,7 @@ HF_UPERNET = Naming(
     regrouped=QUERY_KEY_VALUE,
 )
 NAMINGS = (MMSEG_SWIN, MMSEG_RESNET_V1C, MMSEG_RESNET, TIMM_SWIN, MICROSOFT)
+NAMINGS += (OPENMMLAB_SWIN, MICROSOFT_UPERNET)
 NAMINGS += (TIMM_RESNET, TIMM_RESNET_C, OPENMMLAB)
 NAMINGS += (HF_SEGFORMER, HF_MIT_BACKBONE, HF_UPERNET)
 NAMINGS += (MMSEG_SEGFORMER, MMSEG_MIT_BACKBONE, NVIDIA_MIT)
