@@ -29,7 +29,7 @@ class Network(NamedTuple):
     parameters: int
     sizes: tuple[str, ...] = ()  # of the stored logits; the first is in the default tier
     trains: bool = False  # whether a training step is stored
-    slow_step: bool = False  # left out of the default tier, where another test has such a step
+    slow_step: bool = False  # the step is left out of the default tier
     float32_gradients: tuple[float, float] = (1e-3, 2e-4)  # single norms, their root mean square
     without_gradient: tuple[str, ...] = ()
     full: bool = False  # left out of the default tier: a larger sibling of a tested network
@@ -64,6 +64,7 @@ NETWORKS = {
         59_138_694,
         ("101x75", *SQUARE, "101x101"),
         trains=True,
+        slow_step=True,
         float32_gradients=RELUS,
     ),
     "psanet_r101": Network("psanet_r101_80k", 78_130_822, SQUARE, full=True),
