@@ -59,24 +59,25 @@ def microsoft() -> StateDict:
     return {rename(key): array for key, array in timm().items()} | buffers
 
 
+OPENMMLAB_NAMES = (  # of Microsoft's Swin: theirs, Microsoft's
+    ("patch_embed.projection.", "patch_embed.proj."),
+    ("stages.", "layers."),
+    (".attn.w_msa.", ".attn."),
+    (".ffn.layers.0.0.", ".mlp.fc1."),
+    (".ffn.layers.1.", ".mlp.fc2."),
+)
+
+
 def openmmlab_swin() -> StateDict:
     """timm's by OpenMMLab's names, patch merging in torch's unfold order."""
 
     def rename(key: str) -> str:
-        for theirs, ours in (
-            ("patch_embed.projection.", "patch_embed.proj."),
-            ("stages.", "layers."),
-            (".attn.w_msa.", ".attn."),
-            (".ffn.layers.0.0.", ".mlp.fc1."),
-            (".ffn.layers.1.", ".mlp.fc2."),
-        ):
-            key = key.replace(ours, theirs)
+        for theirs, microsofts in OPENMMLAB_NAMES:
+            key = key.replace(microsofts, theirs)
         return key
 
     def reorder(key: str, array: np.ndarray) -> np.ndarray:
-        if ".downsample." not in key:
-            return array
-        return to_unfold_order(array.T).T  # [4C] or [out, 4C]
+        return to_unfold_order(array.T).T if ".downsample." in key else array  # [4C] or [out, 4C]
 
     arrays = ((k, a) for k, a in microsoft().items() if not k.startswith("head."))
     return {rename(key): reorder(key, array) for key, array in arrays}
@@ -86,14 +87,8 @@ def microsoft_upernet() -> StateDict:
     """The whole swin_nano of `mmseg` as Microsoft's segmentation code saves it."""
 
     def rename(key: str) -> str:
-        for ours, theirs in (
-            ("backbone.patch_embed.projection.", "backbone.patch_embed.proj."),
-            ("backbone.stages.", "backbone.layers."),
-            (".attn.w_msa.", ".attn."),
-            (".ffn.layers.0.0.", ".mlp.fc1."),
-            (".ffn.layers.1.", ".mlp.fc2."),
-        ):
-            key = key.replace(ours, theirs)
+        for theirs, microsofts in OPENMMLAB_NAMES:
+            key = key.replace(theirs, microsofts)
         return key
 
     def reorder(key: str, array: np.ndarray) -> np.ndarray:
