@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 from tyro.conf import Positional
 
 from jaxparse import cli
@@ -37,7 +38,8 @@ def scores_section(run: Path) -> str:
         return ""
     totals = " | ".join(f"{100 * row[f'val/{name}']:.2f}" for name in ("mIoU", "aAcc", "mAcc"))
     ious = zip(NAMES, class_ious(row), strict=True)
-    classes = "\n".join(f"| {name} | {iou:.2f} |" for name, iou in ious)
+    shown = ((name, f"{iou:.2f}" if np.isfinite(iou) else "absent") for name, iou in ious)
+    classes = "\n".join(f"| {name} | {iou} |" for name, iou in shown)
     return (
         f"## Scores\n\nOn the validation pictures after step {int(row['step'])}, in %:\n\n"
         f"| mIoU | aAcc | mAcc |\n|---|---|---|\n| {totals} |\n\n"

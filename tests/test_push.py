@@ -1,26 +1,37 @@
-import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from jaxparse.classes import NAMES
-from jaxparse.config import Config
+from jaxparse.config import Config, save_config
 from jaxparse.push import push
-from jaxparse.weights.files import read_weights
+from jaxparse.weights.files import BEST_WEIGHTS, read_weights, save_weights
 from jaxparse.weights.find import find_weights, load_network
 from tests import foreign
 from tests.conftest import Nano
+from tests.logged import ALL, make_run
 from tests.refusal import refuses
 
 NAME = "someone/a-network"
 
 
+@pytest.fixture
+def run(tmp_path: Path, nano: Nano) -> Config:
+    """The config of a run's folder: settings, three evaluations, the weights of the best."""
+    config = replace(nano.config, steps=123, workdir=str(tmp_path / "a run[/v2]"))
+    folder = make_run(Path(config.workdir), ALL)
+    save_config(config, folder)
+    arrays, _ = read_weights(nano.weights)
+    save_weights(folder / BEST_WEIGHTS, arrays, config, f"step 80 of {folder}: val mIoU 75.00")
+    return config
+
+
 def test_a_run_is_uploaded_and_read_back(
-    finished: tuple[Config, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The hub is a folder here: what is uploaded lies in the cache from which it is read."""
-    config, _ = finished
     snapshot = foreign.offline_hub(tmp_path, monkeypatch, {NAME: {}})[NAME]
     made = []
 
@@ -33,20 +44,18 @@ def test_a_run_is_uploaded_and_read_back(
 
     monkeypatch.setattr("huggingface_hub.HfApi.create_repo", create)
     monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", upload)
-    push(config.workdir, NAME, private=True)
+    push(run.workdir, NAME, private=True)
     assert made == [(NAME, True)]
-    assert find_weights(NAME).read_bytes() == find_weights(config.workdir).read_bytes()
+    assert find_weights(NAME).read_bytes() == find_weights(run.workdir).read_bytes()
     read_back, *_ = load_network(NAME)
-    assert (read_back.backbone, read_back.image_size) == (config.backbone, config.image_size)
+    assert (read_back.backbone, read_back.image_size) == (run.backbone, run.image_size)
     card = (snapshot / "README.md").read_text()
-    metrics = (Path(config.workdir) / "metrics.jsonl").read_text()
-    rows = [json.loads(line) for line in metrics.splitlines()]
-    best = max(row["val/mIoU"] for row in rows if row.get("val/mIoU") is not None)
-    assert f"| {100 * best:.2f} |" in card
+    assert "| 75.00 | 90.00 | 75.00 |" in card and "after step 80" in card
+    assert "| nose | 25.00 |" in card and "| hat | absent |" in card
     assert all(f"{index} {name}" in card for index, name in enumerate(NAMES))
     assert f'Parser.from_pretrained("{NAME}")' in card and "non-commercial" in card
-    assert f"| steps | {config.steps} |" in card
-    assert str(config.workdir) not in card  # nothing of this machine
+    assert f"| steps | {run.steps} |" in card
+    assert run.workdir not in card  # nothing of this machine
 
 
 def test_files_can_be_looked_at_first(nano: Nano, tmp_path: Path) -> None:

@@ -100,13 +100,21 @@ def checkpoint_in(folder: Path, name: str) -> Path:
 
 
 def preprocessing_in(folder: Path) -> dict[str, Any]:
-    """The fields of Config that the repository's preprocessor_config.json states."""
+    """The fields of Config that the repository's preprocessor_config.json states.
+
+    Raises ValueError for a file of something else.
+    """
     path = folder / PREPROCESSING
     stated = read_json(path) if path.is_file() else {}
+    if not isinstance(stated, dict):
+        raise ValueError(f"{path} does not hold a JSON object")
     fields: dict[str, Any] = {}
-    for ours, theirs in (("image_mean", "image_mean"), ("image_std", "image_std")):
-        if isinstance(stated.get(theirs), list):
-            fields[ours] = tuple(round(255 * value, 4) for value in stated[theirs])
+    for name in ("image_mean", "image_std"):
+        numbers = stated.get(name, [])
+        if not isinstance(numbers, list) or not all(isinstance(x, int | float) for x in numbers):
+            raise ValueError(f"{path} states {name} as {brief(repr(numbers))}, expected numbers")
+        if numbers:
+            fields[name] = tuple(round(255 * x, 4) for x in numbers)  # theirs are of 0..1
     if stated.get("resample") in FILTERS:
         fields["resize_filter"] = FILTERS[stated["resample"]]
     size = stated.get("size")

@@ -73,6 +73,7 @@ NETWORKS = {
         3_719_027,
         ("101x75", *SQUARE),
         trains=True,
+        slow_step=True,
         # Constants that a product hands to a batch norm.
         without_gradient=(
             "backbone.stages.3.norm.bias",

@@ -105,3 +105,11 @@ def test_a_repository_without_weights(tmp_path: Path, monkeypatch: pytest.Monkey
     (folder / "model.safetensors").rename(folder / "model.gguf")
     with refuses(NAME, "no file of weights", "*.safetensors"):
         fetch(NAME)
+
+
+@pytest.mark.parametrize("stated", [[], {"image_mean": "0.5"}, {"image_std": [0.5, None, 0.5]}])
+def test_a_damaged_preprocessing_is_named(tmp_path: Path, stated: object) -> None:
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps(stated))
+    with refuses(path, *stated):
+        hub.preprocessing_in(tmp_path)
