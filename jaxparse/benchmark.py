@@ -53,9 +53,8 @@ def benchmark_inference(config: Config, repeats: int) -> dict[str, float]:
 
     def infer(params: dict[str, Any], batch_stats: dict[str, Any], image: jax.Array) -> jax.Array:
         logits = logits_step(params, batch_stats, image)
-        return predict_label(
-            logits[0], np.array(size, np.int32), size, (0, 0), config.align_corners
-        )
+        wanted = np.array(size, np.int32)
+        return predict_label(logits[0], wanted, size, align_corners=config.align_corners)
 
     args = (state.params, state.batch_stats, jax.device_put(image))
     started = time.perf_counter()

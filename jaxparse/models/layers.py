@@ -234,6 +234,17 @@ class Block(nnx.Module):
         return nnx.remat(forward)(self, *args) if self.remat else forward(self, *args)
 
 
+class TransformerBlock(Block):
+    """Attention and MLP, each behind a layer norm and around a residual.
+
+    Which ones, its subclasses say: they set `norm1`, `attn`, `norm2`, `mlp` and `drop_path`.
+    """
+
+    def forward(self, x: Array, rngs: nnx.Rngs | None) -> Array:
+        x = x + self.drop_path(self.attn(self.norm1(x)), rngs)
+        return x + self.drop_path(self.mlp(self.norm2(x)), rngs)
+
+
 class ConvNormAct(nnx.Module):
     """Convolution, batch norm, ReLU; mmcv's ConvModule, whose names it keeps."""
 

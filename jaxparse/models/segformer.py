@@ -15,7 +15,6 @@ from jax import Array
 
 from jaxparse.models.layers import (
     BatchNorm,
-    Block,
     Classifier,
     Conv,
     ConvNormAct,
@@ -23,6 +22,7 @@ from jaxparse.models.layers import (
     DropPath,
     LayerNorm,
     Linear,
+    TransformerBlock,
     channel_dropout,
 )
 from jaxparse.models.ops.products import attention, gelu, matmul, relu
@@ -102,8 +102,8 @@ class MixMlp(nnx.Module):
         return self.fc2(gelu(self.dwconv(self.fc1(x))))
 
 
-class MiTBlock(Block):
-    """Attention and MLP, each behind a layer norm and around a residual."""
+class MiTBlock(TransformerBlock):
+    """Attention to a smaller map and MLP."""
 
     def __init__(
         self, dim: int, num_heads: int, reduction: int, drop_path_rate: float, *, rngs: nnx.Rngs
@@ -113,10 +113,6 @@ class MiTBlock(Block):
         self.norm2 = LayerNorm(dim, rngs=rngs)
         self.mlp = MixMlp(dim, rngs=rngs)
         self.drop_path = DropPath(drop_path_rate)
-
-    def forward(self, x: Array, rngs: nnx.Rngs | None) -> Array:
-        x = x + self.drop_path(self.attn(self.norm1(x)), rngs)
-        return x + self.drop_path(self.mlp(self.norm2(x)), rngs)
 
 
 class MiTStage(nnx.Module):

@@ -6,6 +6,7 @@ shifted-window mask built on the padded map. torchvision's Swin, a size of its o
 windows along an axis that a single one covers, and here has no norms of outputs.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jaxparse.models.layers import Block, DropPath, LayerNorm, Linear, torch_conv_init
+from jaxparse.models.layers import DropPath, LayerNorm, Linear, TransformerBlock, torch_conv_init
 from jaxparse.models.ops.products import gelu, matmul, widen
 
 WINDOW_SIZE = 7
@@ -129,18 +130,21 @@ class WindowAttention(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """Two linear layers with exact GELU between them."""
+    """Two linear layers with an activation between them, by default the exact GELU."""
 
-    def __init__(self, dim: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, dim: int, *, rngs: nnx.Rngs, activation: Callable[[Array], Array] = gelu
+    ) -> None:
+        self.activation = activation
         self.fc1 = Linear(dim, MLP_RATIO * dim, rngs=rngs)
         self.fc2 = Linear(MLP_RATIO * dim, dim, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        return self.fc2(gelu(self.fc1(x)))
+        return self.fc2(self.activation(self.fc1(x)))
 
 
-class SwinBlock(Block):
-    """Window attention and MLP, each behind a layer norm and around a residual."""
+class SwinBlock(TransformerBlock):
+    """Window attention and MLP."""
 
     def __init__(
         self,
@@ -157,10 +161,6 @@ class SwinBlock(Block):
         self.norm2 = LayerNorm(dim, rngs=rngs)
         self.mlp = Mlp(dim, rngs=rngs)
         self.drop_path = DropPath(drop_path_rate)
-
-    def forward(self, x: Array, rngs: nnx.Rngs | None) -> Array:
-        x = x + self.drop_path(self.attn(self.norm1(x)), rngs)
-        return x + self.drop_path(self.mlp(self.norm2(x)), rngs)
 
 
 def cast_like_first(arrays: tuple[Array, ...], **_: object) -> tuple[Array, ...]:

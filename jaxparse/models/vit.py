@@ -16,17 +16,16 @@ from jax import Array
 
 from jaxparse.models.layers import (
     BatchNorm,
-    Block,
     DropPath,
     LayerNorm,
     Linear,
+    TransformerBlock,
     TransposedConv,
     torch_conv_init,
 )
 from jaxparse.models.ops.products import attention, gelu, matmul
 from jaxparse.models.ops.resize import resize_bilinear
-
-MLP_RATIO = 4
+from jaxparse.models.swin import Mlp
 
 
 def quick_gelu(x: Array) -> Array:
@@ -69,30 +68,15 @@ class Attention(nnx.Module):
         return self.proj(attention(*(qkv[:, :, part] for part in range(3))).reshape(x.shape))
 
 
-class Mlp(nnx.Module):
-    """Two linear layers with CLIP's GELU between them."""
-
-    def __init__(self, dim: int, *, rngs: nnx.Rngs) -> None:
-        self.fc1 = Linear(dim, MLP_RATIO * dim, rngs=rngs)
-        self.fc2 = Linear(MLP_RATIO * dim, dim, rngs=rngs)
-
-    def __call__(self, x: Array) -> Array:
-        return self.fc2(quick_gelu(self.fc1(x)))
-
-
-class ViTBlock(Block):
-    """Attention and MLP, each behind a layer norm and around a residual."""
+class ViTBlock(TransformerBlock):
+    """Attention of all tokens and MLP."""
 
     def __init__(self, dim: int, num_heads: int, drop_path_rate: float, *, rngs: nnx.Rngs) -> None:
         self.norm1 = LayerNorm(dim, rngs=rngs)
         self.attn = Attention(dim, num_heads, rngs=rngs)
         self.norm2 = LayerNorm(dim, rngs=rngs)
-        self.mlp = Mlp(dim, rngs=rngs)
+        self.mlp = Mlp(dim, rngs=rngs, activation=quick_gelu)  # CLIP's
         self.drop_path = DropPath(drop_path_rate)
-
-    def forward(self, x: Array, rngs: nnx.Rngs | None) -> Array:
-        x = x + self.drop_path(self.attn(self.norm1(x)), rngs)
-        return x + self.drop_path(self.mlp(self.norm2(x)), rngs)
 
 
 class Quadrupling(nnx.Module):

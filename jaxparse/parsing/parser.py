@@ -270,20 +270,14 @@ class Parser:
         images = np.stack([picture.images[0] for picture in batch])
         sides = [round(self.image_size * scale) for scale in self.test_time.scales]
         logits = [self._logits(images, side, batch_size) for side in sides]
+
+        def level(logits: Array, side: int) -> Level:
+            size = side, side
+            return Level(logits[None, None], (0,), (0,), size, size, self._align_corners)
+
         for index, picture in enumerate(batch):
-            yield Parsing(
-                picture,
-                [
-                    Level(
-                        x[index][None, None],
-                        (0,),
-                        (0,),
-                        *(((side, side),) * 2),
-                        self._align_corners,
-                    )
-                    for x, side in zip(logits, sides, strict=True)
-                ],
-            )
+            levels = (level(x[index], side) for x, side in zip(logits, sides, strict=True))
+            yield Parsing(picture, list(levels))
 
     def _windows(self, image: np.ndarray) -> Level:
         side = self.test_time.window
