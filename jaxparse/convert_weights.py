@@ -17,10 +17,10 @@ from rich.text import Text
 
 from jaxparse import cli
 from jaxparse.classes import NAMES, PALETTE, LabelOrder
-from jaxparse.config import Config, load_experiment
+from jaxparse.config import Config, load_experiment, override
 from jaxparse.files import require_writable_file
-from jaxparse.weights.conversion import Conversion, convert, to_mmseg
-from jaxparse.weights.files import flatten, is_ours, read_weights, save_weights
+from jaxparse.weights.conversion import Conversion, convert, require_preprocessing, to_mmseg
+from jaxparse.weights.files import flatten, is_backbone, is_ours, read_weights, save_weights
 from jaxparse.weights.find import find_weights, load_network
 from jaxparse.weights.foreign import Weights, read_checkpoint, write_torch
 from jaxparse.weights.hub import checkpoint_in, download, is_hub_name, preprocessing_in
@@ -67,7 +67,7 @@ def find_checkpoint(exp: str | None, config: Config | None, weights: str | None)
     if weights is None:
         raise ValueError(f"timm has no ImageNet weights of {config.backbone}; give --weights FILE")
     if Path(weights).exists():
-        return Checkpoint(Path(weights), weights, {})
+        return Checkpoint(Path(weights), weights, preprocessing_in(Path(weights)))
     if model := timm_name(weights):
         weights = f"timm/{model}"
     elif not is_hub_name(weights):
@@ -81,8 +81,10 @@ def find_checkpoint(exp: str | None, config: Config | None, weights: str | None)
 
 
 def default_output(exp: str | None, label: str, config: Config, whole: bool) -> Path:
-    """The experiment's init_weights for a backbone; weights/NAME.safetensors for a segmentor, by
-    the experiment's name or else the checkpoint's."""
+    """The experiment's init_weights for a backbone; weights/NAME.safetensors for a segmentor.
+
+    NAME is the experiment's or else the checkpoint's.
+    """
     if exp and not whole and config.init_weights.endswith(".safetensors"):
         return Path(config.init_weights)
     name = Path(exp).stem if exp else Path(label).name.partition("@")[0]
@@ -108,9 +110,14 @@ def import_weights(
         raise ValueError(f"{label} is a file of jaxparse already; give it to predict --weights")
     held = read_checkpoint(path, ema)
     conversion = convert(label, held.arrays, config, label_order, fresh_classifier)
-    size = {"image_size": image_size} if image_size else {}
-    config = config or replace(conversion.config, **preprocessing | size)
-    output = output or default_output(exp, label, config, whole=not conversion.fresh)
+    backbone = is_backbone(conversion.arrays)
+    if config is None:
+        config = replace(conversion.config, **preprocessing)
+    elif not backbone:
+        preprocessing.pop("image_size", None)  # any size will do
+        require_preprocessing(label, preprocessing, config)
+    config = override(config, {"image_size": image_size})
+    output = output or default_output(exp, label, config, whole=not backbone)
     if output.resolve() == path.resolve():
         raise ValueError(f"--output {output} is the file to convert; give another --output")
     origin = f"{conversion.naming}, {Path(label).name}{', moving average' if held.averaged else ''}"
@@ -136,7 +143,7 @@ def chosen(weights: Weights) -> str:
 
 def described(conversion: Conversion, config: Config) -> str:
     """The network in words, and how it takes pictures and numbers classes."""
-    if all(name.startswith("backbone.") for name in conversion.arrays):
+    if is_backbone(conversion.arrays):
         return config.backbone
     parameters = sum(array.size for array in conversion.arrays.values())
     filters = f"pictures at {config.image_size}x{config.image_size}, {config.resize_filter}"

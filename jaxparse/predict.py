@@ -2,7 +2,6 @@
 
     python -m jaxparse.predict --input FILE_OR_DIR... --output DIR
     python -m jaxparse.predict --weights FILE_OR_RUN --input FILE_OR_DIR... --output DIR [--overlay]
-    python -m jaxparse.predict --input FILE_OR_DIR... --output DIR
     python -m jaxparse.predict --weights FILE_OR_RUN --input TEST_IMAGES --submission test_mask.zip
 
 Threads read ahead and write behind.
@@ -143,8 +142,9 @@ def predict(
 
     Args:
         input: Pictures and folders of pictures.
-        weights: A weights file (.safetensors), or the folder of a run (its best weights); default:
-            the network that comes with jaxparse.
+        weights: A weights file (.safetensors), the folder of a run (its best weights), or a
+            repository of the Hugging Face hub (user/name); default: the network that comes with
+            jaxparse.
         output: Folder to write to; not needed with --submission.
         exp: Experiment whose settings replace those stored with the weights.
         overlay: Also write STEM_overlay.png, the picture blended with its mask, with a legend.

@@ -21,7 +21,7 @@ from jaxparse.models.parameters import parameter_counts
 from jaxparse.training.logs import METRICS, best_row, class_ious, read_runs
 from jaxparse.weights.files import HUB_FILE, read_weights
 from jaxparse.weights.find import find_weights, load_network
-from jaxparse.weights.hub import ask, is_hub_name
+from jaxparse.weights.hub import HubName, ask
 
 # Fields that say nothing of what was learnt, or name folders of this machine.
 UNSAID = ("workdir", "data_dir", "num_workers", "log_every", "keep_evaluations", "mirrored_masks")
@@ -53,6 +53,7 @@ def recipe_section(config: Config) -> str:
     defaults = dataclasses.asdict(Config())
     changed = {k: v for k, v in fields.items() if v != defaults[k] and k not in UNSAID}
     changed |= {name: fields[name] for name in ("steps", "batch_size", "learning_rate")}
+    changed |= {"init_weights": Path(config.init_weights).name}
     rows = "\n".join(f"| {name} | {value} |" for name, value in sorted(changed.items()))
     return f"## Recipe\n\n| setting | value |\n|---|---|\n{rows}\n\n"
 
@@ -101,13 +102,13 @@ def push(
     """Uploads weights with a model card to the Hugging Face hub.
 
     Args:
-        weights: A run's folder (its best weights), or a weights file.
+        weights: A run's folder (its best weights), or a weights file of jaxparse.
         repository: USER/NAME, made if it does not exist. Log in first: `hf auth login`.
         private: Make the repository visible to its owner only.
         card: Only write the repository's files to this folder, to look at; nothing is uploaded.
     """
-    if not is_hub_name(repository) or "@" in repository:
-        raise ValueError(f"{repository} is not the name of a repository: give USER/NAME")
+    if HubName.of(repository).repository != repository:
+        raise ValueError(f"{repository} names more than a repository; give USER/NAME")
     if card:
         write_repository(weights, repository, card)
         print(f"written to {card}; nothing was uploaded")

@@ -83,7 +83,8 @@ def solution(
     The masks are those that solution/run.py writes, on the CPU.
 
     Args:
-        weights: A weights file (.safetensors), or the folder of a run (its best weights).
+        weights: A weights file (.safetensors), the folder of a run (its best weights), or a
+            repository of the Hugging Face hub (user/name).
         images: Folder of the test images.
         output: The zip to write.
         parameter_limit: The network must have fewer trainable parameters.

@@ -1,3 +1,4 @@
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,9 @@ from tests.torch_files import write_zip
 NANO = load_experiment("swin_nano")
 DEEPLAB = load_experiment("deeplabv3plus_r50_20k")
 HEADS = ("decode_head.", "auxiliary_head.")
+SMALL = """from jaxparse.config import Config
+config = Config(backbone='swin_nano', head_channels=64, auxiliary_channels=32, init_weights='{}')
+"""
 FRESH = (*(f"backbone.norm{i}." for i in range(4)), *HEADS)
 
 
@@ -203,11 +207,7 @@ def test_command_line_and_default_output(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    fields = "backbone='swin_nano', head_channels=64, auxiliary_channels=32"
-    Path("small.py").write_text(
-        "from jaxparse.config import Config\n"
-        f"config = Config({fields}, init_weights={init_weights!r})\n"
-    )
+    Path("small.py").write_text(SMALL.format(init_weights))
     write(Path("theirs.safetensors"), make())
     argv = f"convert_weights --exp small.py {flag} theirs.safetensors"
     monkeypatch.setattr(sys, "argv", argv.split())
@@ -290,6 +290,22 @@ def test_the_network_is_told_by_names_and_shapes(
         convert_file()
 
 
+def test_preprocessing_beside_a_file_and_by_a_flag(tmp_path: Path) -> None:
+    folder, output = tmp_path / "theirs", tmp_path / "ours.safetensors"
+    folder.mkdir()
+    write(folder / "model.safetensors", foreign.mmseg())
+    stated = {"image_mean": [0.5, 0.5, 0.5], "size": 640}
+    (folder / "preprocessor_config.json").write_text(json.dumps(stated))
+    convert_file(weights=str(folder), output=output)
+    config, *_ = load_network(output)
+    assert (config.image_mean, config.image_size) == ((127.5,) * 3, 640)
+    with refuses(folder, "image_mean (127.5, 127.5, 127.5)", "--exp"):  # the experiment has another
+        convert_file("swin_nano", str(folder), output)
+    (folder / "preprocessor_config.json").unlink()
+    convert_file("swin_nano", str(folder), output, image_size=96)
+    assert load_network(output)[0].image_size == 96
+
+
 def test_a_classifier_of_other_classes_is_left_out_if_asked(tmp_path: Path) -> None:
     state_dict = foreign.mmseg()
     for head, channels in (("decode", 64), ("auxiliary", 32)):
@@ -307,6 +323,17 @@ def test_a_classifier_of_other_classes_is_left_out_if_asked(tmp_path: Path) -> N
     assert set(metadata["fresh"].split(",")) == classifiers == expected.keys() - arrays.keys()
     _, *state = split_model(NANO)
     load_weights(output, NANO, *state, allow_fresh=True)
+
+
+def test_a_network_without_classifier_is_no_imagenet_backbone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not replace the file from which the experiment starts."""
+    monkeypatch.chdir(tmp_path)
+    Path("small.py").write_text(SMALL.format("weights/start.safetensors"))
+    checkpoint = str(write(Path("theirs.safetensors"), foreign.mmseg()))
+    convert_file("small.py", checkpoint, fresh_classifier=True)
+    assert [path.name for path in Path("weights").iterdir()] == ["small.safetensors"]
 
 
 def test_imagenet_file_of_a_fine_tuning_is_not_written_into_the_run() -> None:

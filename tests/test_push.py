@@ -20,7 +20,12 @@ NAME = "someone/a-network"
 @pytest.fixture
 def run(tmp_path: Path, nano: Nano) -> Config:
     """The config of a run's folder: settings, three evaluations, the weights of the best."""
-    config = replace(nano.config, steps=123, workdir=str(tmp_path / "a run[/v2]"))
+    config = replace(
+        nano.config,
+        steps=123,
+        init_weights="/home/me/w.safetensors",
+        workdir=str(tmp_path / "a run[/v2]"),
+    )
     folder = make_run(Path(config.workdir), ALL)
     save_config(config, folder)
     arrays, _ = read_weights(nano.weights)
@@ -55,10 +60,15 @@ def test_a_run_is_uploaded_and_read_back(
     assert all(f"{index} {name}" in card for index, name in enumerate(NAMES))
     assert f'Parser.from_pretrained("{NAME}")' in card and "non-commercial" in card
     assert f"| steps | {run.steps} |" in card
-    assert run.workdir not in card  # nothing of this machine
+    assert "| init_weights | w.safetensors |" in card
+    assert run.workdir not in card and "/home" not in card  # nothing of this machine
 
 
-def test_files_can_be_looked_at_first(nano: Nano, tmp_path: Path) -> None:
+def test_files_can_be_looked_at_first(
+    nano: Nano, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("someone").mkdir()  # which does not make the name a path
     folder = tmp_path / "card"
     push(nano.weights, NAME, card=folder)
     assert {path.name for path in folder.iterdir()} == {
@@ -71,8 +81,11 @@ def test_files_can_be_looked_at_first(nano: Nano, tmp_path: Path) -> None:
 
 
 def test_names_and_rights(nano: Nano, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with refuses("a-network", "USER/NAME"):
+    with refuses("a-network", "user/repo"):
         push(nano.weights, "a-network")
+    for name in (f"{NAME}@main", f"{NAME}/file.pt"):
+        with refuses(name, "USER/NAME"):
+            push(nano.weights, name)
 
     def refused(*_: object, **__: object) -> None:
         raise PermissionError("401 Client Error\n\nInvalid username or password.")

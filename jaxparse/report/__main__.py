@@ -125,7 +125,8 @@ def report(
     """Writes one page on a network: scores, curves of its run, errors, suspicious masks.
 
     Args:
-        weights: A run's folder (its best weights), or a weights file (then without curves).
+        weights: A run's folder (its best weights), or, then without curves, a weights file or a
+            repository of the Hugging Face hub (user/name).
         data_dir: Folder with val/, or `synthetic`; default: as in the run.
         split: Pictures to report on.
         label_order: How the masks number the classes; default: as in the run.

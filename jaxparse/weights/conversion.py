@@ -76,7 +76,8 @@ def convert(
     arrays = regroup(arrays, *naming.regrouped)
     if config:
         require_network(path, arrays, config)
-        require_preprocessing(path, naming, config)
+        if not naming.prefix:  # training adapts a backbone
+            require_preprocessing(path, dict(naming.fields), config)
     else:
         config = Config(**network_of(path, arrays), **dict(naming.fields))
     fresh = naming.fresh
@@ -129,11 +130,11 @@ def require_constants(
             )
 
 
-def require_preprocessing(path: str | Path, naming: Naming, config: Config) -> None:
-    """Raises ValueError unless `config` prepares pictures as networks of this kind need it."""
-    fields = ((name, value, getattr(config, name)) for name, value in naming.fields)
-    faults = [f"{n} {own}, not {other}" for n, own, other in fields if own != other]
-    if faults and not naming.prefix:  # a backbone learns anew
+def require_preprocessing(path: str | Path, fields: Mapping[str, Any], config: Config) -> None:
+    """Raises ValueError unless `config` prepares pictures as these fields of a Config say."""
+    others = {name: getattr(config, name) for name in fields}
+    faults = [f"{n} {fields[n]}, not {others[n]}" for n in fields if fields[n] != others[n]]
+    if faults:
         raise ValueError(f"{path} needs {', '.join(faults)}; leave out --exp")
 
 

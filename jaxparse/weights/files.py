@@ -66,6 +66,11 @@ def unflatten(flat: Mapping[str, Any]) -> dict[Any, Any]:
     return tree
 
 
+def is_backbone(arrays: Iterable[str]) -> bool:
+    """Whether arrays of these names are of a backbone, without a head."""
+    return all(name.startswith("backbone.") for name in arrays)
+
+
 def save_weights(
     path: str | Path,
     arrays: Mapping[str, np.ndarray],
@@ -80,8 +85,8 @@ def save_weights(
     `fresh` are prefixes of parameters that the file lacks and that keep their random
     initialisation. A backbone-only file says nothing about heads and fits any of them.
     """
-    is_backbone = all(name.startswith("backbone.") for name in arrays)
-    fields = NETWORK_FIELDS[:1] if is_backbone else NETWORK_FIELDS + PREPROCESSING_FIELDS
+    whole = NETWORK_FIELDS + PREPROCESSING_FIELDS
+    fields = NETWORK_FIELDS[:1] if is_backbone(arrays) else whole
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     metadata = {
         "format": "jaxparse",

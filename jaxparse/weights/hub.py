@@ -19,6 +19,7 @@ from jaxparse.weights.foreign import INDEX, read_checkpoint
 
 # What a repository may keep its weights in: the first pattern that it has files of is downloaded.
 PATTERNS = ("*.safetensors", "*.bin", "*.pth", "*.pt")
+NAME = r"(\w[\w.-]*/[\w.-]+)(?:@([\w.-]+))?(?:/([\w./-]+))?"  # repository, revision, file
 PREPROCESSING = "preprocessor_config.json"
 FILTERS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 Result = TypeVar("Result")
@@ -33,18 +34,20 @@ class HubName(NamedTuple):
 
     @classmethod
     def of(cls, name: str) -> "HubName":
-        """The parts of a name for which `is_hub_name` holds."""
-        user, rest = name.split("/", 1)
-        repository, _, file = rest.partition("/")
-        repository, _, revision = repository.partition("@")
-        return cls(f"{user}/{repository}", revision or None, file or None)
+        """The parts of a name. Raises ValueError if it is of another form."""
+        if not (match := re.fullmatch(NAME, name)):
+            raise ValueError(
+                f"{name} is not a name on the Hugging Face hub; give user/repo, user/repo@revision "
+                "or user/repo/FILE"
+            )
+        return cls(*match.groups())
 
 
 def is_hub_name(weights: str) -> bool:
     """Whether this is a name on the hub and not a path: no such file or folder is here."""
     path, suffixes = Path(weights), (".json", ".py", *(pattern[1:] for pattern in PATTERNS))
     return (
-        re.fullmatch(r"\w[\w.-]*/[\w.-]+(@[\w.-]+)?(/[\w./-]+)?", weights) is not None
+        re.fullmatch(NAME, weights) is not None
         and (path.suffix not in suffixes or len(path.parts) > 2)
         and not path.exists()
         and not Path(path.parts[0]).is_dir()
@@ -115,8 +118,9 @@ def preprocessing_in(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{path} states {name} as {brief(repr(numbers))}, expected numbers")
         if numbers:
             fields[name] = tuple(round(255 * x, 4) for x in numbers)  # theirs are of 0..1
-    if stated.get("resample") in FILTERS:
-        fields["resize_filter"] = FILTERS[stated["resample"]]
+    resample = stated.get("resample")
+    if isinstance(resample, int) and resample in FILTERS:
+        fields["resize_filter"] = FILTERS[resample]
     size = stated.get("size")
     size = size.get("height") if isinstance(size, dict) else size
     return fields | ({"image_size": size} if isinstance(size, int) else {})

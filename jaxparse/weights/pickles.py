@@ -22,7 +22,7 @@ DICTS = ("collections.OrderedDict", "collections.defaultdict", "collections.Coun
 
 
 class RefusedError(ValueError):
-    """What is wrong with a file that is otherwise readable; the text goes on after its path."""
+    """What is wrong with a file that is otherwise readable; the message begins with its path."""
 
 
 class Global(NamedTuple):

@@ -32,6 +32,9 @@ def test_names_of_the_hub_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not any(map(is_hub_name, paths))
     assert HubName.of("user/repo@v1/folder/file.pt") == ("user/repo", "v1", "folder/file.pt")
     assert HubName.of("user/repo") == ("user/repo", None, None)
+    for name in ("swin_t", "user/", "", "/user/repo"):
+        with refuses("user/repo@revision"):
+            Parser.from_pretrained(name)
 
 
 def test_a_network_of_another_package_is_converted_once(
