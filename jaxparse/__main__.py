@@ -15,6 +15,7 @@ from jaxparse import interrupts
 COMMANDS = {
     "prepare": "convert the official CelebAMask-HQ release to a folder to train on",
     "synthetic": "write a data folder of drawn faces and their masks",
+    "classes": "print a table of classes, or that of a network",
     "data": "check a data folder: counts, sizes, classes, every bad file",
     "convert_weights": "convert weights of mmsegmentation, timm and others, or back",
     "preview": "draw training pictures and masks as the network will see them, augmented",

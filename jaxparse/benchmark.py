@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxparse import cli
-from jaxparse.classes import NUM_CLASSES
 from jaxparse.config import Config, parse_arguments
 from jaxparse.devices import all_devices, make_mesh, shard_batch
 from jaxparse.parsing.network import make_logits_step, predict_label
@@ -70,7 +69,7 @@ def benchmark_training(config: Config, repeats: int) -> dict[str, float]:
     shape = (config.batch_size, config.image_size, config.image_size)
     batch = {
         "image": rng.integers(0, 256, (*shape, 3), np.uint8),
-        "label": rng.integers(0, NUM_CLASSES, shape, np.uint8),
+        "label": rng.integers(0, len(config.classes), shape, np.uint8),
     }
     batch, state = shard_batch(batch, mesh), init_state(config, mesh)
     started = time.perf_counter()

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
 from types import MappingProxyType
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -22,7 +22,11 @@ from rich.progress import (
 from rich.text import Text
 
 from jaxparse import interrupts
+from jaxparse.classes import Classes, load_classes
 from jaxparse.files import FaultsError, being_read
+
+if TYPE_CHECKING:
+    import tyro
 
 BROKEN_PIPE = 141  # a shell's exit code for a program whose reader has left
 
@@ -63,7 +67,33 @@ def command(
         interrupts.raise_again()
         return function(*given, **flags)
 
-    return tyro.cli(start, prog=prog(name), args=args)
+    return tyro.cli(start, prog=prog(name), args=args, registry=flag_types())
+
+
+def flag_types() -> "tyro.constructors.ConstructorRegistry":
+    """How flags become values of our own types: a table of classes is named or a file."""
+    from tyro import constructors
+
+    registry = constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def classes(
+        about: constructors.PrimitiveTypeInfo,
+    ) -> constructors.PrimitiveConstructorSpec | None:
+        if about.type not in (Classes, Classes | None):
+            return None
+        optional = about.type is not Classes
+        return constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="NAME|FILE.json",
+            instance_from_str=lambda args: (
+                None if optional and args == ["none"] else load_classes(args[0])
+            ),
+            is_instance=lambda instance: isinstance(instance, about.type),
+            str_from_instance=lambda instance: [str(instance or "none")],
+        )
+
+    return registry
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

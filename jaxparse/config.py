@@ -5,13 +5,21 @@ import dataclasses
 import json
 import runpy
 import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from jaxparse import interrupts
-from jaxparse.classes import LabelOrder
+from jaxparse import cli, interrupts
+from jaxparse.classes import (
+    CELEBAMASK,
+    Classes,
+    becomes,
+    classes_json,
+    load_classes,
+    parse_classes,
+)
 from jaxparse.fields import LOSS_WEIGHTS, require_fields
 from jaxparse.files import atomic_path, brief, read_json, reason
 
@@ -36,6 +44,7 @@ RESUMABLE_FIELDS = ("workdir", "num_workers", "log_every", "eval_every", "remat"
 RESUMABLE_FIELDS += ("keep_evaluations",)
 # And these may name the same pictures by another path, which data.identity checks.
 DATA_PATHS = ("data_dir", "mirrored_masks")
+TABLES = ("classes", "labels_are")  # fields that are a table of classes
 
 
 @dataclass(frozen=True)
@@ -45,8 +54,12 @@ class Config:
     # Data
     data_dir: str = "data/celebamask"
     """Folder with train/ and val/, or `synthetic` for the built-in drawn faces."""
-    label_order: LabelOrder = "official"
-    """How the masks in data_dir number the classes; networks always use the official order."""
+    classes: Classes = CELEBAMASK
+    """Table of the classes that the network tells apart: celebamask, lapa, helen, zllrunning,
+    facer, or a .json file."""
+    labels_are: Classes | None = None
+    """Table that the masks in data_dir are in, if it is another one: they are converted on
+    reading. Drawn faces are always converted from celebamask."""
     synthetic_train_count: int = 4000
     """Drawn faces to train on, when data_dir is `synthetic`."""
     synthetic_val_count: int = 200
@@ -137,7 +150,8 @@ class Config:
     included (mmsegmentation 0.x); of valid pixels; the sum of their weights (mmsegmentation 1.x);
     or the number of pixels that OHEM keeps (zllrunning)."""
     class_weights: tuple[float, ...] = ()
-    """Weights of the 19 classes in cross-entropy; none are all 1."""
+    """Weights of the classes in cross-entropy, one for each; none: those of the table `classes`, by
+    default all 1."""
     label_smoothing: float = 0.0
     """Share of the target that cross-entropy spreads evenly over all classes."""
     boundary_weight: float = 0.0
@@ -206,12 +220,16 @@ class Config:
     dropout."""
     init_weights: str = "none"
     """Weights to start from: a .safetensors file, a run's folder (its best weights), or `none` to
-    train from scratch."""
+    train from scratch. Of a network of other classes, those of the same names are taken over."""
+    fresh_classifier: bool = False
+    """Start the classifiers from random initialisation, whatever init_weights holds."""
     workdir: str = ""
     """Folder of the run: config.json, metrics.jsonl, checkpoints; default runs/EXPERIMENT."""
 
     def __post_init__(self) -> None:
         require_fields(self)
+        if self.labels_are:
+            becomes(self.labels_are, self.classes)  # raises if it cannot
         if self.batch_size % self.accumulate_steps:
             raise ValueError(
                 f"batch_size is {self.batch_size}, which is not a multiple of accumulate_steps "
@@ -224,16 +242,48 @@ class Config:
                 f"ohem_threshold is {self.ohem_threshold} and ohem_min_kept is 0, which turns OHEM "
                 "off; give an ohem_min_kept of at least 1 (pixels per picture, e.g. 100000)"
             )
+        if self.class_weights and len(self.class_weights) != len(self.classes):
+            raise ValueError(
+                f"class_weights are {len(self.class_weights)} and {self.classes} has "
+                f"{len(self.classes)} classes; give one for each, or none"
+            )
         if self.scale_min > self.scale_max:
             raise ValueError(
                 f"scale_min is {self.scale_min}, above scale_max ({self.scale_max}); give both"
             )
 
 
+def scored_in(config: Config, classes: Classes | None, labels_are: Classes | None) -> Config:
+    """The config of the same pictures with masks of `classes`, read from the table `labels_are`.
+
+    By default those of the network, and the table that the masks of its run were in.
+    """
+    labels_are = labels_are or config.labels_are or config.classes
+    tables = {"classes": classes or config.classes, "labels_are": labels_are}
+    return dataclasses.replace(config, **tables, class_weights=())
+
+
+def loss_weights(config: Config) -> tuple[float, ...]:
+    """The weights of the classes in cross-entropy; none are all 1."""
+    return config.class_weights or config.classes.weights
+
+
+def config_json(config: Config, names: Iterable[str] | None = None) -> dict[str, Any]:
+    """The fields, or those of these names, for a JSON file, which `config_from` reads."""
+    names = names or [field.name for field in dataclasses.fields(config)]
+    values = {name: getattr(config, name) for name in names}
+    return {k: classes_json(v) if isinstance(v, Classes) else v for k, v in values.items()}
+
+
 def config_from(fields: object, path: str | Path) -> Config:
     """The Config of the fields that the file at `path` holds, which errors name."""
     if not isinstance(fields, dict):
         raise ValueError(f"{path} does not hold the fields of a config")
+    fields, order = dict(fields), fields.get("label_order", "official")
+    if fields.pop("label_order", None) and order != "official":  # of older versions
+        fields["labels_are"] = classes_json(load_classes(str(order)))
+    tables = [name for name in TABLES if fields.get(name) is not None]
+    fields |= {name: parse_classes(fields[name], name, path) for name in tables}
     if unknown := fields.keys() - {field.name for field in dataclasses.fields(Config)}:
         names = ", ".join(map(brief, sorted(unknown, key=str)[:3]))
         raise ValueError(f"{path} has unknown fields ({names}); a newer jaxparse wrote it: upgrade")
@@ -311,7 +361,14 @@ def parse_arguments(
     exp = finder.parse_known_args(args)[0].exp
     config = Config() if exp is tyro.MISSING else load_experiment(exp)
     default = Arguments(exp, options, config)
-    arguments = tyro.cli(Arguments, prog=prog, description=description, args=args, default=default)
+    arguments = tyro.cli(
+        Arguments,
+        prog=prog,
+        description=description,
+        args=args,
+        default=default,
+        registry=cli.flag_types(),
+    )
     interrupts.raise_again()
     return arguments.exp, arguments.config, arguments.further
 
@@ -319,7 +376,7 @@ def parse_arguments(
 def save_config(config: Config, workdir: str | Path) -> None:
     """Writes the run's config.json."""
     with atomic_path(Path(workdir) / "config.json") as path:
-        path.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+        path.write_text(json.dumps(config_json(config), indent=2) + "\n")
 
 
 def read_config(workdir: str | Path) -> Config:

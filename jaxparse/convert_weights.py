@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxparse import cli
-from jaxparse.classes import NAMES, PALETTE, LabelOrder
+from jaxparse.classes import Classes
 from jaxparse.config import Config, load_experiment, override
 from jaxparse.files import require_writable_file
 from jaxparse.weights.conversion import Conversion, convert, require_preprocessing, to_mmseg
@@ -96,7 +96,7 @@ def import_weights(
     exp: str | None,
     weights: str | None,
     output: Path | None = None,
-    label_order: LabelOrder | None = None,
+    classes: Classes | None = None,
     fresh_classifier: bool = False,
     image_size: int | None = None,
     ema: bool = False,
@@ -109,7 +109,7 @@ def import_weights(
     if path.is_file() and is_ours(path):
         raise ValueError(f"{label} is a file of jaxparse already; give it to predict --weights")
     held = read_checkpoint(path, ema)
-    conversion = convert(label, held.arrays, config, label_order, fresh_classifier)
+    conversion = convert(label, held.arrays, config, classes, fresh_classifier)
     backbone = is_backbone(conversion.arrays)
     if config is None:
         config = replace(conversion.config, **preprocessing)
@@ -147,10 +147,10 @@ def described(conversion: Conversion, config: Config) -> str:
         return config.backbone
     parameters = sum(array.size for array in conversion.arrays.values())
     filters = f"pictures at {config.image_size}x{config.image_size}, {config.resize_filter}"
-    order = "classes in the official order"
-    if conversion.label_order != "official":
-        order = f"classes brought from the order {conversion.label_order} to the official one"
-    return f"{config.backbone} + {config.head}, {parameters:,} numbers, {filters}; {order}"
+    classes = f"classes {config.classes}"
+    if conversion.classes.names != config.classes.names:
+        classes += f", brought into its order from {conversion.classes}'s"
+    return f"{config.backbone} + {config.head}, {parameters:,} numbers, {filters}; {classes}"
 
 
 def next_command(exp: str | None, output: Path, fresh: bool) -> str:
@@ -168,7 +168,7 @@ def export_weights(exp: str | None, weights: str, output: Path | None = None) ->
     """Writes a weights file, or the best weights of a run's folder, as mmsegmentation's .pth."""
     config, params, batch_stats = load_network(weights, exp)
     state_dict = to_mmseg(flatten(params) | flatten(batch_stats), config)
-    classes, palette = list(NAMES), [list(map(int, color)) for color in PALETTE]
+    classes, palette = list(config.classes.names), list(map(list, config.classes.colours))
     meta = {
         "dataset_meta": {"classes": classes, "palette": palette},  # 1.x
         "CLASSES": classes,  # 0.x
@@ -199,7 +199,7 @@ def convert_file(
     weights: str | None = None,
     output: Path | None = None,
     to: Literal["jaxparse", "16bit", "mmseg"] = "jaxparse",
-    label_order: LabelOrder | None = None,
+    classes: Classes | None = None,
     fresh_classifier: bool = False,
     image_size: int | None = None,
     ema: bool = False,
@@ -219,8 +219,8 @@ def convert_file(
             weights/NAME_mmseg.pth with `--to`.
         to: What to write: jaxparse's .safetensors; the same in 16 bits, half the size; or
             mmsegmentation's .pth, which needs PyTorch.
-        label_order: How the network of the file numbers the classes; by default as networks of its
-            kind do.
+        classes: Table of the classes of the file's network; by default that of its kind of network.
+            The classes of celebamask in another order are brought into its order.
         fresh_classifier: Leave out the classifier, which may be of another number of classes: for
             weights to train from.
         image_size: Side in pixels at which the network takes pictures; by default 512, or what its
@@ -228,7 +228,7 @@ def convert_file(
         ema: Take the moving average of the weights from a file that holds one beside them.
     """
     if to == "jaxparse":
-        import_weights(exp, weights, output, label_order, fresh_classifier, image_size, ema)
+        import_weights(exp, weights, output, classes, fresh_classifier, image_size, ema)
     elif weights is None:
         raise ValueError(f"--to {to} needs --weights FILE_OR_RUN")
     elif to == "16bit":

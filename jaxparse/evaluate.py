@@ -20,8 +20,8 @@ import tyro
 from rich.console import Console
 
 from jaxparse import cli
-from jaxparse.classes import LABEL_ORDERS, NUM_CLASSES, LabelOrder
-from jaxparse.config import Config, override
+from jaxparse.classes import CELEBAMASK, Classes, orders_of
+from jaxparse.config import Config, override, scored_in
 from jaxparse.data.sources import make_source
 from jaxparse.devices import ONE_PROCESS, Processes, gather_rows, joined, use_compilation_cache
 from jaxparse.files import atomic_path, require_writable_file
@@ -41,39 +41,41 @@ from jaxparse.scoring.tables import results, scores_table
 from jaxparse.weights.find import find_weights, load_network
 
 
-def gather(counts: Sequence[Counts], pictures: int) -> list[Counts]:
+def gather(counts: Sequence[Counts], pictures: int, classes: int) -> list[Counts]:
     """The counts of all pictures, in every process; each of the n processes counted every n-th."""
     flat = [np.concatenate([part.ravel() for part in one]) for one in counts]
-    rows = np.array(flat, np.int32).reshape(-1, NUM_CLASSES * (NUM_CLASSES + 3))
+    rows = np.array(flat, np.int32).reshape(-1, classes * (classes + 3))
     return [
-        Counts(row[: NUM_CLASSES**2].reshape(NUM_CLASSES, -1), row[NUM_CLASSES**2 :].reshape(3, -1))
+        Counts(row[: classes**2].reshape(classes, -1), row[classes**2 :].reshape(3, -1))
         for row in gather_rows(rows, pictures).astype(np.int64)
     ]
 
 
-def publish(counts: Sequence[Counts], about: dict[str, Any], output: Path) -> None:
-    """Prints the tables, warns if the masks seem to use another label order, and writes JSON."""
+def publish(
+    counts: Sequence[Counts], classes: Classes, about: dict[str, Any], output: Path
+) -> None:
+    """Prints the tables, warns if the masks seem to use another order, and writes JSON."""
     confusion, boundary = total(counts)
     confusions = np.stack([one.confusion for one in counts])
     figures = (
-        Scores.of(confusion, boundary),
-        joined_scores(confusion),
+        Scores.of(confusion, boundary, classes.names),
+        joined_scores(confusion, classes) if classes.pairs else None,
         bootstrap_interval(confusions),
         float(np.nanmean(picture_f1(confusions))),
     )
     console = Console()
     console.print(scores_table(*figures))
-    # A network always predicts the official classes.
+    # A network predicts the classes of its own table.
     orders = {"label": confusion} | ({"prediction": confusion.T} if "predictions" in about else {})
     for what, matrix in orders.items():
-        if order := likelier_order(matrix, LABEL_ORDERS):
+        if order := likelier_order(matrix, orders_of(classes)):
             cli.show(
                 console,
-                f"warning: the {what}s seem to number the classes in the order {order}; if so, "
-                f"give --{what}-order {order}",
+                f"warning: the {what}s seem to number the classes in the order of {order}; if so, "
+                f"give --{what}s-are {order}",
             )
             break
-    if sides_are_exchanged(confusion):
+    if sides_are_exchanged(confusion, classes):
         cli.show(
             console,
             "warning: left and right look exchanged between predictions and labels (compare the "
@@ -87,21 +89,28 @@ def publish(counts: Sequence[Counts], about: dict[str, Any], output: Path) -> No
 
 
 def evaluate_masks(
-    predictions: Path, labels: Path, prediction_order: LabelOrder, label_order: LabelOrder
+    predictions: Path,
+    labels: Path,
+    classes: Classes,
+    predictions_are: Classes | None,
+    labels_are: Classes | None,
 ) -> list[Counts]:
     """Counts of every mask against its label, with a progress bar."""
-    orders = prediction_order, label_order
+    tables = classes, predictions_are, labels_are
     track = partial(cli.track, doing="scoring")
-    return list(score_folders(predictions, labels, *orders, track).values())
+    return list(score_folders(predictions, labels, *tables, track).values())
 
 
 def evaluate_network(parser: Parser, config: Config, split: str) -> list[Counts]:
-    """Counts of every picture of the split, with a progress bar; the same in every process."""
+    """Counts of every picture of the split, with a progress bar; the same in every process.
+
+    The masks of `config` are of the parser's classes.
+    """
     source = make_source(config, split)
     mine = range(jax.process_index(), len(source), jax.process_count())
     evaluated = evaluate_pictures(parser, source, config.num_workers, mine)
     evaluated = cli.track(evaluated, len(mine), "evaluating", quiet=jax.process_index() > 0)
-    return gather([counts for _, counts in evaluated], len(source))
+    return gather([counts for _, counts in evaluated], len(source), len(config.classes))
 
 
 def evaluate(
@@ -111,8 +120,9 @@ def evaluate(
     split: Literal["val", "train"] = "val",
     predictions: Path | None = None,
     labels: Path | None = None,
-    label_order: LabelOrder | None = None,
-    prediction_order: LabelOrder | None = None,
+    classes: Classes | None = None,
+    labels_are: Classes | None = None,
+    predictions_are: Classes | None = None,
     mirrored_masks: str | None = None,
     test_time: tyro.conf.OmitArgPrefixes[TestTime] = NO_TEST_TIME,
     batch_size: int | None = None,
@@ -130,8 +140,11 @@ def evaluate(
         split: Pictures to evaluate on.
         predictions: Folder of masks to score, in place of a network.
         labels: Folder of the true masks, of the same names, with --predictions.
-        label_order: How the true masks number the classes; default: as in the run or experiment.
-        prediction_order: How the masks of --predictions number them; default: official.
+        classes: Table to score in, which the network's classes can become by merging; default: the
+            network's, or celebamask with --predictions.
+        labels_are: Table that the true masks are in; default: as in the run or experiment, or
+            --classes with --predictions.
+        predictions_are: Table that the masks of --predictions are in; default: --classes.
         mirrored_masks: List of masks whose left and right are exchanged on reading, or `none`;
             default: as in the run or experiment, but `none` with --data-dir.
         batch_size: Pictures, or windows, per call of the network; default: as in the run or
@@ -148,19 +161,17 @@ def evaluate(
                 "give --predictions DIR and --labels DIR together, without --weights, --data-dir "
                 "and --mirrored-masks"
             )
-        orders = prediction_order or "official", label_order or "official"
-        counts = evaluate_masks(predictions, labels, *orders)
-        publish(counts, {"predictions": str(predictions), "labels": str(labels)}, output)
+        classes = classes or CELEBAMASK
+        counts = evaluate_masks(predictions, labels, classes, predictions_are, labels_are)
+        about = {"predictions": str(predictions), "labels": str(labels), "classes": str(classes)}
+        publish(counts, classes, about, output)
         return
     if not weights:
         raise ValueError("give --weights FILE_OR_RUN, or --predictions DIR and --labels DIR")
-    if prediction_order:
-        raise ValueError(
-            "--prediction-order needs --predictions; networks predict the official order"
-        )
+    if predictions_are:
+        raise ValueError("--predictions-are needs --predictions; a network's file says its classes")
     changes = {
         "data_dir": data_dir,
-        "label_order": label_order,
         "mirrored_masks": mirrored_masks or ("none" if data_dir else None),
         "batch_size": batch_size,
         "num_workers": num_workers,
@@ -168,17 +179,20 @@ def evaluate(
     with joined(processes):
         config, *arrays = load_network(weights, exp)
         config = override(config, changes)
+        scored = scored_in(config, classes, labels_are)
         about = {
             "experiment": exp,
             "weights": str(find_weights(weights)),
             "data_dir": config.data_dir,
             "split": split,
+            "classes": str(scored.classes),
             "mirrored_masks": config.mirrored_masks,
             "test_time": vars(test_time),
         }
-        counts = evaluate_network(Parser(config, *arrays, test_time), config, split)
+        parser = Parser(config, *arrays, test_time, classes=scored.classes)
+        counts = evaluate_network(parser, scored, split)
         if jax.process_index() == 0:
-            publish(counts, about, output)
+            publish(counts, scored.classes, about, output)
 
 
 def main() -> None:

@@ -21,11 +21,10 @@ import tyro
 from PIL import Image
 
 from jaxparse import cli
-from jaxparse.classes import LabelOrder
+from jaxparse.classes import CELEBAMASK, Classes
 from jaxparse.data.folders import find_images, other_files
 from jaxparse.data.images import write_image
 from jaxparse.data.layouts import listed
-from jaxparse.data.masks import write_mask
 from jaxparse.devices import use_compilation_cache
 from jaxparse.files import atomic_path, read_ahead, require_writable_folder
 from jaxparse.parsing.parser import NO_TEST_TIME, Parser, Parsing, Picture, TestTime
@@ -43,16 +42,14 @@ def write_overlay(path: Path, parsing: Parsing) -> None:
 
 
 def write_logits(path: Path, parsing: Parsing) -> None:
-    """Writes the whole picture's logits at the first scale, float32 [h, w, 19], as .npy."""
+    """Writes the whole picture's logits at the first scale, float32 [h, w, C], as .npy."""
     with atomic_path(path) as temporary:
-        np.save(temporary, parsing.levels[0].logits[0, 0, 0])
+        np.save(temporary, parsing.levels[0].logits[0])
 
 
-def make_writers(overlay: bool, logits: bool, order: LabelOrder) -> dict[str, Writer]:
+def make_writers(overlay: bool, logits: bool) -> dict[str, Writer]:
     """The files written for STEM.jpg: what follows STEM in the name -> its writer."""
-    writers: dict[str, Writer] = {
-        ".png": lambda path, parsing: write_mask(path, parsing.mask, order)
-    }
+    writers: dict[str, Writer] = {".png": lambda path, parsing: parsing.save(path)}
     if overlay:
         writers["_overlay.png"] = write_overlay
     if logits:
@@ -130,7 +127,7 @@ def predict(
     exp: str | None = None,
     overlay: bool = False,
     logits: bool = False,
-    label_order: LabelOrder = "official",
+    classes: Classes | None = None,
     submission: Path | None = None,
     format: Format = "server",
     test_time: tyro.conf.OmitArgPrefixes[TestTime] = NO_TEST_TIME,
@@ -138,7 +135,7 @@ def predict(
     batch_size: int = 4,
     num_workers: int = 4,
 ) -> int:
-    """Writes a mask STEM.png, with the classes 0..18 as values, for every picture STEM.jpg.
+    """Writes a mask STEM.png, with the classes as values, for every picture STEM.jpg.
 
     Args:
         input: Pictures and folders of pictures.
@@ -148,21 +145,20 @@ def predict(
         output: Folder to write to; not needed with --submission.
         exp: Experiment whose settings replace those stored with the weights.
         overlay: Also write STEM_overlay.png, the picture blended with its mask, with a legend.
-        logits: Also write STEM.npy, float32 [h, w, 19] at the network's resolution.
-        label_order: How the masks number the classes.
+        logits: Also write STEM.npy, float32 [h, w, C] at the network's resolution, of its classes.
+        classes: Table of the masks' classes, which the network's can become by merging; default:
+            the network's.
         submission: Zip of the masks to write, and check, for a challenge's server.
         format: Layout of that zip. `server`: masks in one folder; `codabench`: in a folder masks.
         size_limit: Megapixels above which a picture is refused, since a small file can claim a size
             that no memory holds; default: Pillow's limit, 179.
-        batch_size: Pictures, or windows, per call of the network.
+        batch_size: Pictures per call of the network.
         num_workers: Threads that read pictures, and as many that write.
 
     Returns 1 if a picture could not be read, else 0.
     """
-    if logits and test_time.window:
-        raise ValueError("--logits are of the whole picture; give either --logits or --window")
-    if submission and label_order != "official":
-        raise ValueError("--submission needs the official classes; leave out --label-order")
+    if submission and classes:
+        raise ValueError("--submission needs the classes celebamask; leave out --classes")
     if not (output or submission):
         raise ValueError("give --output FOLDER for the masks, or --submission FILE.zip")
     if size_limit is not None:
@@ -177,16 +173,16 @@ def predict(
     if submission:
         require_output(submission, "--submission")
         require_sizes(paths)
-    writers = make_writers(overlay, logits, label_order)
+    writers = make_writers(overlay, logits)
     with nullcontext(output) if output else TemporaryDirectory() as folder:
         require_free(paths, Path(folder), writers)
         if weights is None:
             print(SHIPPED_LINE, file=sys.stderr)
         config, *arrays = load_network(weights or SHIPPED, exp)
-        if not test_time.window:
-            batch_size = min(batch_size, len(paths))
+        batch_size = min(batch_size, len(paths))
         config = replace(config, batch_size=batch_size, num_workers=num_workers)
-        parser = Parser(config, *arrays, test_time)
+        classes = CELEBAMASK if submission else classes
+        parser = Parser(config, *arrays, test_time, classes)
         bad = write_masks(parser, paths, Path(folder), writers, num_workers)
         skipped = f", {bad} of {len(paths)} pictures skipped" if bad else ""
         if output:

@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 
 from jaxparse import cli
+from jaxparse.classes import Classes
 from jaxparse.config import Config, parse_arguments
 from jaxparse.data.images import write_image
 from jaxparse.data.loaders import make_train_loader
@@ -76,20 +77,22 @@ def pictures_from(config: Config, step: int) -> Iterator[tuple[np.ndarray, np.nd
         yield from zip(images, labels, strict=True)
 
 
-def sheet(pictures: list[tuple[np.ndarray, np.ndarray]], side: int) -> np.ndarray:
+def sheet(pictures: list[tuple[np.ndarray, np.ndarray]], side: int, classes: Classes) -> np.ndarray:
     """Rows of pictures, each with its mask blended on the right, and a legend: uint8 [H, W, 3].
 
     Pictures are fitted into squares of `side` pixels. Ignored pixels are whitish.
     """
     pairs = [
-        np.concatenate([fit(image, side), fit(blend(image, label), side)], axis=1)
+        np.concatenate(
+            [fit(x, side, classes) for x in (image, blend(image, label, classes))], axis=1
+        )
         for image, label in pictures
     ]
     columns = min(PER_ROW, len(pairs))
     pairs += [np.full_like(pairs[0], WHITE)] * (-len(pairs) % columns)
     starts = range(0, len(pairs), columns)
     rows = [np.concatenate(pairs[start : start + columns], axis=1) for start in starts]
-    return beside(np.concatenate(rows), legend(occurring(x for _, x in pictures), side))
+    return beside(np.concatenate(rows), legend(occurring(x for _, x in pictures), side, classes))
 
 
 def preview(config: Config, options: PreviewOptions) -> None:
@@ -98,7 +101,8 @@ def preview(config: Config, options: PreviewOptions) -> None:
     require_options(options, config)
     require_writable_file(options.output)
     pictures = list(itertools.islice(pictures_from(config, options.step), options.count))
-    write_image(options.output, sheet(pictures, min(config.image_size, LARGEST_SIDE)))
+    side = min(config.image_size, LARGEST_SIDE)
+    write_image(options.output, sheet(pictures, side, config.classes))
     print(f"written to {options.output}: {options.count} pictures from step {options.step} on")
     if not augments(config):
         print("no augmentation is on; --mirror-probability 0.5 is the first to try")

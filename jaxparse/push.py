@@ -5,7 +5,6 @@
 `Parser.from_pretrained("user/repo")` and `predict --weights user/repo` read it back.
 """
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from tyro.conf import Positional
 
 from jaxparse import cli
-from jaxparse.classes import NAMES
+from jaxparse.classes import Classes
 from jaxparse.config import Config, read_config
 from jaxparse.models.parameters import parameter_counts
 from jaxparse.training.logs import METRICS, best_row, class_ious, read_runs
@@ -31,13 +30,13 @@ started from weights that were: that is the licence of its pictures and masks. j
 code, is under Apache-2.0."""
 
 
-def scores_section(run: Path) -> str:
+def scores_section(run: Path, classes: Classes) -> str:
     """Scores of the run's best evaluation as Markdown; empty if there are none."""
     row = best_row(read_runs([run])[0]) if (run / METRICS).is_file() else {}
     if not row:
         return ""
     totals = " | ".join(f"{100 * row[f'val/{name}']:.2f}" for name in ("mIoU", "aAcc", "mAcc"))
-    ious = zip(NAMES, class_ious(row), strict=True)
+    ious = zip(classes.names, class_ious(row, classes.names), strict=True)
     shown = ((name, f"{iou:.2f}" if np.isfinite(iou) else "absent") for name, iou in ious)
     classes = "\n".join(f"| {name} | {iou} |" for name, iou in shown)
     return (
@@ -49,8 +48,7 @@ def scores_section(run: Path) -> str:
 
 def recipe_section(config: Config) -> str:
     """The settings of the run that are not the defaults, as Markdown."""
-    fields = dataclasses.asdict(config)
-    defaults = dataclasses.asdict(Config())
+    fields, defaults = vars(config), vars(Config())
     changed = {k: v for k, v in fields.items() if v != defaults[k] and k not in UNSAID}
     changed |= {name: fields[name] for name in ("steps", "batch_size", "learning_rate")}
     changed |= {"init_weights": Path(config.init_weights).name}
@@ -63,21 +61,23 @@ def model_card(weights: Path, run: Path | None, config: Config, repository: str)
     _, params, _ = load_network(weights)
     origin = read_weights(weights)[1]["source"]
     origin = origin.replace(config.workdir, Path(config.workdir).name)  # no folder of this machine
-    classes = ", ".join(f"{index} {name}" for index, name in enumerate(NAMES))
+    classes = ", ".join(f"{index} {name}" for index, name in enumerate(config.classes.names))
     return (
         "---\nlibrary_name: jaxparse\npipeline_tag: image-segmentation\nlicense: other\n"
         "license_name: non-commercial\ntags: [face-parsing, jax, celebamask-hq]\n---\n\n"
         f"# {repository.split('/')[1]}\n\n"
         f"A face-parsing network: {config.backbone} + {config.head}, "
         f"{sum(parameter_counts(params).values()):,} parameters. It takes pictures at "
-        f"{config.image_size}x{config.image_size} and gives each pixel one of 19 classes.\n\n"
+        f"{config.image_size}x{config.image_size} and gives each pixel one of "
+        f"{len(config.classes)} classes.\n\n"
         "```python\nfrom jaxparse import Parser\n\n"
         f'parser = Parser.from_pretrained("{repository}")\n'
         'parser("photo.jpg").save("mask.png")\n```\n\n'
         f"## Classes\n\n{classes}. Left and right are the person's own.\n\n"
         "Masks are painted as those of CelebAMask-HQ: where parts overlap, hair, hats and glasses "
         "lie over skin.\n\n"
-        f"{scores_section(run) if run else ''}{recipe_section(config) if run else ''}"
+        f"{scores_section(run, config.classes) if run else ''}"
+        f"{recipe_section(config) if run else ''}"
         f"## Origin and licence\n\n{origin}\n\n{LICENCE}\n"
     )
 

@@ -44,6 +44,7 @@ from jaxparse.training.interval import Interval, log_line, require_finite_state
 from jaxparse.training.logs import MetricsLog
 from jaxparse.training.steps import TrainState, make_train_step, start_state
 from jaxparse.training.validation import Validation, write_examples
+from jaxparse.weights.conversion import start_line
 from jaxparse.weights.files import BEST_EMA_WEIGHTS, BEST_WEIGHTS
 from jaxparse.weights.find import find_init_weights
 
@@ -98,12 +99,14 @@ def run_steps(config: Config, console: Console, mesh: Mesh, weights: Path | None
     loader = make_train_loader(config, *processes, warn)
     val_loader = EvalLoader(config, "val", *processes, warn)
     if is_main and config.data_dir != SYNTHETIC:
-        for line in data_warnings(config.data_dir, config.label_order):
+        for line in data_warnings(config.data_dir, config.classes, config.labels_are):
             show(console, line)
     if config.mirrored_masks != "none":
         show(console, mirrored_line(config))
 
     train_step = make_train_step(config)
+    if is_main and weights and (line := start_line(weights, config)):
+        show(console, line)
     state = start_state(config, mesh, weights)
     console.print(parameters_table(state.params))
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from jaxparse.classes import NAMES
+from jaxparse.classes import CELEBAMASK
 from jaxparse.training.logs import COLOURS, METRICS, Run
 
 Rows = list[dict[str, float]]
@@ -17,7 +17,7 @@ EVALUATIONS: Rows = [
     for step, value in ((40, 0.5), (80, 0.75), (100, 0.75))
 ]
 CLASSES: Rows = [
-    {"step": step} | {f"IoU/{name}": value for name in NAMES if name != "hat"}
+    {"step": step} | {f"IoU/{name}": value for name in CELEBAMASK.names if name != "hat"}
     for step, value in ((40, 0.5), (80, 0.25), (100, 0.125))
 ]
 ALL = TRAIN + CLASSES + EVALUATIONS

@@ -1,22 +1,28 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from jaxparse.classes import (
-    LABEL_ORDERS,
-    MIRRORED,
-    NAMES,
-    NUM_CLASSES,
-    PALETTE,
-    from_official,
-    order_names,
-    to_official,
+    CELEBAMASK,
+    Classes,
+    becomes,
+    classes_json,
+    convert_label,
+    exchange_sides,
+    load_classes,
+    orders_of,
+    parse_classes,
+    shipped_tables,
 )
+from tests.refusal import refuses
 
 # The other projects' own lists of parts, by the names of CelebAMask-HQ's files; 0 is background.
 OWN_LISTS = {
     # CelebAMask-HQ: face_parsing/Data_preprocessing/g_mask.py
-    "official": "skin nose eye_g l_eye r_eye l_brow r_brow l_ear r_ear mouth u_lip l_lip hair hat "
-    "ear_r neck_l neck cloth",
+    "celebamask": "skin nose eye_g l_eye r_eye l_brow r_brow l_ear r_ear mouth u_lip l_lip hair "
+    "hat ear_r neck_l neck cloth",
     # face-parsing.PyTorch: prepropess_data.py
     "zllrunning": "skin l_brow r_brow l_eye r_eye eye_g l_ear r_ear ear_r nose mouth u_lip l_lip "
     "neck neck_l cloth hair hat",
@@ -26,24 +32,125 @@ OWN_LISTS = {
 }
 
 
-@pytest.mark.parametrize("order", LABEL_ORDERS)
+HAIR = {"names": ["other", "hair"], "from": {"celebamask": {"*": "other"}}}
+
+
+def table(data: dict, name: str = "mine") -> Classes:
+    return parse_classes(data, name, f"{name}.json")
+
+
+@pytest.mark.parametrize("order", OWN_LISTS)
 def test_orders_are_those_of_the_projects_own_lists(order: str) -> None:
-    parts = OWN_LISTS["official"].split()
-    classes = [0, *(1 + parts.index(part) for part in OWN_LISTS[order].split())]
-    assert list(LABEL_ORDERS[order]) == classes
-    values = np.arange(256, dtype=np.uint8)[None]
-    official = to_official(values, order)
-    assert [NAMES[index] for index in official[0, :NUM_CLASSES]] == list(order_names(order))
-    np.testing.assert_array_equal(official[0, NUM_CLASSES:], values[0, NUM_CLASSES:])
-    np.testing.assert_array_equal(from_official(official, order), values)
+    parts = OWN_LISTS["celebamask"].split()
+    places = (0, *(1 + parts.index(part) for part in OWN_LISTS[order].split()))
+    assert becomes(load_classes(order), CELEBAMASK) == places == orders_of(CELEBAMASK)[order]
+    values = np.arange(19, dtype=np.uint8)[None]
+    there = convert_label(values, CELEBAMASK, load_classes(order))
+    np.testing.assert_array_equal(convert_label(there, load_classes(order), CELEBAMASK), values)
 
 
-def test_mirroring_exchanges_left_and_right() -> None:
-    other = {"left": "right", "right": "left"}
-    for name, mirrored in zip(NAMES, MIRRORED, strict=True):
+def test_orders_are_of_the_same_classes_only() -> None:
+    assert orders_of(load_classes("lapa")).keys() == {"lapa", "helen"}
+    assert orders_of(table(HAIR)) == {}
+
+
+@pytest.mark.parametrize("name", shipped_tables())
+def test_mirroring_exchanges_left_and_right(name: str) -> None:
+    classes, other = load_classes(name), {"left": "right", "right": "left"}
+    for name, mirrored in zip(classes.names, classes.mirrored, strict=True):
         side, _, part = name.partition("_")
-        assert NAMES[mirrored] == (f"{other[side]}_{part}" if side in other else name)
+        assert classes.names[mirrored] == (f"{other[side]}_{part}" if side in other else name)
+    label = np.array([[*range(len(classes)), 255]], np.uint8)
+    exchanged = exchange_sides(label, classes)
+    assert exchanged[0].tolist() == [*classes.mirrored, 255]
 
 
-def test_no_two_classes_share_a_colour() -> None:
-    assert len(np.unique(PALETTE, axis=0)) == NUM_CLASSES
+@pytest.mark.parametrize("name", shipped_tables())
+def test_no_two_classes_share_a_colour_and_names_keep_theirs(name: str) -> None:
+    classes = load_classes(name)
+    assert len(set(classes.colours) | {(255, 255, 255)}) == len(classes) + 1
+    for each, colour in zip(classes.names, classes.colours, strict=True):
+        assert colour == CELEBAMASK.colours[CELEBAMASK.index(each)]
+
+
+def test_merging_ignoring_and_steps_between_tables() -> None:
+    hair, lapa = table(HAIR), load_classes("lapa")
+    assert becomes(CELEBAMASK, hair) == (0,) * 13 + (1,) + (0,) * 5
+    skin, glasses, ear, hair_there = (
+        CELEBAMASK.index(n) for n in ("skin", "eye_glasses", "left_ear", "hair")
+    )
+    found = becomes(CELEBAMASK, lapa)
+    assert [found[i] for i in (skin, glasses, ear, hair_there)] == [1, 255, 0, 10]
+    # By way of celebamask, and ignored pixels stay ignored.
+    facer = load_classes("facer")
+    label = np.array([[facer.index("hair"), facer.index("eye_glasses"), facer.index("neck"), 255]])
+    assert convert_label(label.astype(np.uint8), facer, lapa).tolist() == [[10, 255, 0, 255]]
+    assert convert_label(label.astype(np.uint8), facer, hair).tolist() == [[1, 0, 0, 255]]
+    with refuses("lapa", "celebamask", "from"):
+        becomes(lapa, CELEBAMASK)
+    with refuses("mine", "lapa", "from"):
+        becomes(hair, lapa)
+
+
+def test_a_table_survives_its_json(tmp_path: Path) -> None:
+    (tmp_path / "hair.json").write_text(json.dumps(HAIR))
+    (tmp_path / "bald.json").write_text(
+        json.dumps(
+            {
+                "names": ["hairy", "bald"],
+                "colours": ["#102030", "#00ff7f"],
+                "weights": {"bald": 2.5},
+                "from": {"hair.json": {"hair": "hairy", "other": None}},
+            }
+        )
+    )
+    bald = load_classes(tmp_path / "bald.json")
+    again = parse_classes(json.loads(json.dumps(classes_json(bald))), "x", "elsewhere/x.json")
+    assert again == bald and again.name == "bald" and hash(again) == hash(bald)
+    assert again.colours == ((16, 32, 48), (0, 255, 127)) and again.weights == (1, 2.5)
+    assert becomes(CELEBAMASK, again) == tuple(0 if i == 13 else 255 for i in range(19))
+    assert [source.name for source, _ in again.sources] == ["hair"]
+
+
+def test_colours_and_pairs_by_default() -> None:
+    mine = table({"names": ["void", "left_hand", "right_hand", "left_foot"]})
+    assert mine.pairs == ((1, 2),) and len(set(mine.colours)) == 4
+    assert table({"names": ["a", "b"], "pairs": [["a", "b"]]}).pairs == ((0, 1),)
+    assert table({"names": ["left_a", "right_a"], "pairs": []}).pairs == ()
+    many = table({"names": [f"class {i}" for i in range(255)]})
+    assert len(set(many.colours) | {(255, 255, 255)}) == 256 and many.colours[1] == (128, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        ([1], ["mine.json"]),
+        ({"names": ["a"]}, ["1", "2 to 255"]),
+        ({"names": ["a", "a"]}, ["a", "twice"]),
+        ({"names": ["a", "b=c"]}, ["b=c"]),
+        ({"names": ["a", 3]}, ["3"]),
+        ({"name": "x", "nmes": []}, ["nmes"]),
+        ({"names": ["a", "b"], "colours": ["#000000"]}, ["colours", "2"]),
+        ({"names": ["a", "b"], "colours": ["#000000", "#000000"]}, ["colours", "different"]),
+        ({"names": ["a", "b"], "colours": ["#000000", "red"]}, ["red", "#rrggbb"]),
+        ({"names": ["a", "b"], "colours": ["#000000", "#00zz00"]}, ["#00zz00", "#rrggbb"]),
+        ({"names": ["a", "b"], "pairs": [["a", "c"]]}, ["pairs", "c"]),
+        ({"names": ["a", "b"], "pairs": [["a", "a"]]}, ["pairs", "twice"]),
+        ({"names": ["a", "b"], "weights": {"a": -1}}, ["weights", "-1"]),
+        ({"names": ["a", "b"], "weights": {"c": 1}}, ["weights", "c"]),
+        ({"names": ["a", "b"], "from": {"nothing": {}}}, ["nothing", "celebamask"]),
+        ({"names": ["a", "b"], "from": {"celebamask": {}}}, ["background", "celebamask", "*"]),
+        ({"names": ["a", "b"], "from": {"celebamask": {"tail": "a"}}}, ["tail"]),
+        ({"names": ["a", "b"], "from": {"celebamask": {"*": "c"}}}, ["from", "c"]),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_named(data: object, shown: list[str]) -> None:
+    with refuses("mine.json", *shown):
+        table(data)
+
+
+def test_there_is_no_such_table(tmp_path: Path) -> None:
+    with refuses("lappa", "lapa", ".json"):
+        load_classes("lappa")
+    with refuses(tmp_path / "x.json", "lapa"):
+        load_classes(tmp_path / "x.json")

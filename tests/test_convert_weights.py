@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from jaxparse import convert_weights
-from jaxparse.classes import NAMES, order_names
+from jaxparse.classes import CELEBAMASK, load_classes
 from jaxparse.config import Config, load_experiment
 from jaxparse.convert_weights import convert_file, default_output
 from jaxparse.models import split_model
 from jaxparse.weights.conversion import convert
-from jaxparse.weights.files import flatten, load_weights, read_weights
+from jaxparse.weights.files import flatten, load_weights, network_fields, read_weights
 from jaxparse.weights.find import load_network
 from tests import foreign
 from tests.foreign import StateDict, require_equal, write
@@ -54,27 +54,31 @@ def test_file_is_converted(
     require_equal(arrays, convert(checkpoint, make(), NANO).arrays)
     assert metadata["source"] == f"{name}, theirs{suffix}"
     assert metadata["fresh"] == ",".join(fresh)
-    assert metadata["classes"] == ",".join(NAMES)
+    assert network_fields(output).get("classes", CELEBAMASK) == CELEBAMASK
     assert '"backbone": "swin_nano"' in metadata["network"]
     printed = capsys.readouterr().out
     assert f"{checkpoint}: {name}\n" in printed
     assert f"  python -m jaxparse.{command} {output} --exp swin_nano" in printed
 
 
-def test_classifiers_of_another_label_order_become_official(tmp_path: Path) -> None:
-    """Class names in zllrunning's order, as weights, come out in the official order."""
+def test_classifiers_in_another_order_are_brought_into_that_of_celebamask(tmp_path: Path) -> None:
+    """Class names in zllrunning's order, as weights, come out in celebamask's."""
     checkpoint = write(tmp_path / "theirs.safetensors", foreign.mmseg())
-    for order in ("official", "zllrunning"):
+    orders = CELEBAMASK, load_classes("zllrunning")
+    for order in orders:
         output = tmp_path / f"{order}.safetensors"
-        convert_file("swin_nano", str(checkpoint), output, label_order=order)
-    theirs, ours = (read_weights(tmp_path / f"{o}.safetensors")[0] for o in ("official", order))
+        convert_file("swin_nano", str(checkpoint), output, classes=order)
+        assert network_fields(output)["classes"] == CELEBAMASK
+    theirs, ours = (read_weights(tmp_path / f"{order}.safetensors")[0] for order in orders)
     assert theirs.keys() == ours.keys()
     for name, array in theirs.items():
         if "conv_seg" not in name:
             np.testing.assert_array_equal(ours[name], array)
             continue
-        for index, label in enumerate(order_names("zllrunning")):
-            np.testing.assert_array_equal(ours[name][..., NAMES.index(label)], array[..., index])
+        for index, label in enumerate(orders[1].names):
+            np.testing.assert_array_equal(
+                ours[name][..., CELEBAMASK.names.index(label)], array[..., index]
+            )
 
 
 def test_the_moving_average_is_taken_with_a_flag(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxparse.classes import NAMES, PALETTE
+from jaxparse.classes import CELEBAMASK
 from jaxparse.config import Config, load_experiment, save_config
 from jaxparse.convert_weights import convert_file
 from jaxparse.models import split_model
@@ -89,8 +89,8 @@ def test_way_back_by_the_command_line(
     convert_file("swin_nano", str(run), to="mmseg")
     assert "init_model(CONFIG, 'weights/swin_nano_mmseg.pth')" in capsys.readouterr().out
     content = torch.load("weights/swin_nano_mmseg.pth", weights_only=True)
-    assert content["meta"]["dataset_meta"]["classes"] == list(NAMES)
-    assert content["meta"]["PALETTE"] == PALETTE.tolist()
+    assert content["meta"]["dataset_meta"]["classes"] == list(CELEBAMASK.names)
+    assert content["meta"]["CELEBAMASK.palette"] == CELEBAMASK.palette.tolist()
     numpy = {key: tensor.numpy() for key, tensor in content["state_dict"].items()}
     require_equal(numpy, to_mmseg(arrays, NANO))
     convert_file("swin_nano", "weights/swin_nano_mmseg.pth", Path("again.safetensors"))

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxparse import cli, evaluate
-from jaxparse.classes import exchange_sides
+from jaxparse.classes import CELEBAMASK, convert_label, exchange_sides, load_classes
 from jaxparse.data.masks import read_label, write_mask
 from jaxparse.parsing.parser import Parser, TestTime
 from jaxparse.scoring.counts import Counts, count, total
@@ -100,7 +100,7 @@ def masks(data_dir: Path, tmp_path: Path) -> Path:
 def test_scores_masks_without_a_network(command: Callable, data_dir: Path, masks: Path) -> None:
     labels = data_dir / "val" / "masks"
     code, written, printed = command("--predictions", masks, "--labels", labels)
-    counts = total(count(read_label(labels / p.name), read_label(p)) for p in masks.iterdir())
+    counts = total(count(read_label(labels / p.name), read_label(p), 19) for p in masks.iterdir())
     assert code == 0
     assert written["mIoU"] == pytest.approx(100 * Scores.of(*counts).mean_iou, abs=1e-4)
     assert (written["pictures"], written["labels"]) == (7, str(labels))
@@ -113,13 +113,14 @@ def test_other_label_orders_are_read_suspected_and_refused(
     labels = data_dir / "val" / "masks"
     _, official, _ = command("--predictions", masks, "--labels", labels)
     for path in list(masks.iterdir()):
-        write_mask(path, read_label(path), "zllrunning")
+        zllrunning = load_classes("zllrunning")
+        write_mask(path, convert_label(read_label(path), CELEBAMASK, zllrunning), zllrunning)
     both = ("--predictions", masks, "--labels", labels)
     code, _, printed = command(*both)
     assert code == 1
-    assert all(word in printed for word in (str(masks), "zllrunning", "official"))
+    assert all(word in printed for word in (str(masks), "zllrunning", "celebamask"))
 
-    code, written, _ = command(*both, "--prediction-order", "zllrunning")
+    code, written, _ = command(*both, "--predictions-are", "zllrunning")
     assert code == 0
     assert {**written, "predictions": ""} == {**official, "predictions": ""}
 
@@ -127,14 +128,16 @@ def test_other_label_orders_are_read_suspected_and_refused(
         Image.fromarray(np.asarray(Image.open(path))).save(path)
     code, written, printed = command(*both)
     assert code == 0 and written["mIoU"] < official["mIoU"]
-    assert "--prediction-order zllrunning" in printed
+    assert "--predictions-are zllrunning" in printed
 
 
 def test_exchanged_sides_are_suspected(command: Callable, data_dir: Path, masks: Path) -> None:
     labels = data_dir / "val" / "masks"
     for path in masks.iterdir():  # all right but for the sides; the labels' ignored pixels as skin
         label = read_label(labels / path.name)
-        write_mask(path, np.where(label == 255, 1, exchange_sides(label)).astype(np.uint8))
+        write_mask(
+            path, np.where(label == 255, 1, exchange_sides(label, CELEBAMASK)).astype(np.uint8)
+        )
     code, written, printed = command("--predictions", masks, "--labels", labels)
     assert code == 0 and written["left_right_joined"]["mIoU"] == 100 > written["mIoU"]
     assert "warning: left and right look exchanged" in printed and "order" not in printed
@@ -147,8 +150,9 @@ def test_a_networks_labels_in_another_order(
     _, official, _ = command(*flags, data_dir)
     other = write_faces(tmp_path / "other")
     for path in (other / "val" / "masks").iterdir():
-        write_mask(path, read_label(path), "facer")
-    code, written, _ = command(*flags, other, "--label-order", "facer")
+        facer = load_classes("facer")
+        write_mask(path, convert_label(read_label(path), CELEBAMASK, facer), facer)
+    code, written, _ = command(*flags, other, "--labels-are", "facer")
     assert code == 0
     assert written["IoU"] == official["IoU"]
 
@@ -159,7 +163,7 @@ def test_a_networks_labels_in_another_order(
         (["--weights", "WEIGHTS", "--data-dir", "DIR"], ["DIR/val"]),
         (["--weights", "WEIGHTS", "--predictions", "DIR"], ["--predictions", "--labels"]),
         (["--labels", "DIR"], ["--predictions", "--labels"]),
-        (["--weights", "WEIGHTS", "--prediction-order", "facer"], ["--predictions"]),
+        (["--weights", "WEIGHTS", "--predictions-are", "facer"], ["--predictions"]),
         ([], ["--weights", "--predictions"]),
     ],
 )

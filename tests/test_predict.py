@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxparse import cli, predict
-from jaxparse.classes import PALETTE
+from jaxparse.classes import CELEBAMASK, load_classes
 from jaxparse.data.masks import read_label
 from jaxparse.parsing.overlay import blend
 from jaxparse.parsing.parser import Parser, TestTime
@@ -153,8 +153,7 @@ def test_no_input_is_one_line(
         (["--input"], ["--input"]),
         (["--batch-size", 0], ["batch_size is 0", "at least 1"]),
         (["--num-workers", 0], ["num_workers is 0", "at least 1"]),
-        (["--window", 64, "--logits"], ["--logits", "--window"]),
-        (["--submission", "x.zip", "--label-order", "facer"], ["--submission", "--label-order"]),
+        (["--submission", "x.zip", "--classes", "facer"], ["--submission", "--classes"]),
         (["--submission", "x.tar"], ["--submission", "x.tar", ".zip"]),
         (["--output", "o", "--size-limit", "0"], ["--size-limit", "0"]),
         (["--output", "o", "--size-limit", "nan"], ["--size-limit", "nan"]),
@@ -175,21 +174,21 @@ def test_bad_flags_are_one_line(
     assert all(word in error for word in words)
 
 
-def test_flip_and_label_order_reach_the_masks(
+def test_flip_and_classes_reach_the_masks(
     command: Callable[..., int], nano: Nano, tmp_path: Path
 ) -> None:
     paths = [draw(tmp_path / "in" / f"{i}.png", i, (50, 70)) for i in range(4)]
-    flags = ("--input", tmp_path / "in", "--flip", "--label-order", "zllrunning")
+    flags = ("--input", tmp_path / "in", "--flip", "--classes", "zllrunning")
     assert command(*flags, "--output", tmp_path / "out") == 0
     arrays = nano.params, nano.batch_stats
     flipping = Parser(nano.config, *arrays, TestTime(flip=True))
     for path, result in zip(paths, flipping(paths), strict=True):
-        written = read_label(tmp_path / "out" / path.name, "zllrunning")
+        written = read_label(tmp_path / "out" / path.name, labels_are=load_classes("zllrunning"))
         np.testing.assert_array_equal(written, result.mask)
     indices = np.asarray(Image.open(tmp_path / "out" / path.name))
     assert (indices != result.mask).any()
     colours = np.asarray(Image.open(tmp_path / "out" / path.name).convert("RGB"))
-    np.testing.assert_array_equal(colours, PALETTE[result.mask])  # whatever the order
+    np.testing.assert_array_equal(colours, CELEBAMASK.palette[result.mask])  # whatever the order
 
 
 def test_submission_is_written_and_checked(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxparse.classes import NAMES
+from jaxparse.classes import CELEBAMASK
 from jaxparse.config import Config, save_config
 from jaxparse.push import push
 from jaxparse.weights.files import BEST_WEIGHTS, read_weights, save_weights
@@ -57,7 +57,7 @@ def test_a_run_is_uploaded_and_read_back(
     card = (snapshot / "README.md").read_text()
     assert "| 75.00 | 90.00 | 75.00 |" in card and "after step 80" in card
     assert "| nose | 25.00 |" in card and "| hat | absent |" in card
-    assert all(f"{index} {name}" in card for index, name in enumerate(NAMES))
+    assert all(f"{index} {name}" in card for index, name in enumerate(CELEBAMASK.names))
     assert f'Parser.from_pretrained("{NAME}")' in card and "non-commercial" in card
     assert f"| steps | {run.steps} |" in card
     assert "| init_weights | w.safetensors |" in card

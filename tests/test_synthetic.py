@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxparse import synthetic
-from jaxparse.classes import NUM_CLASSES, PALETTE
+from jaxparse.classes import CELEBAMASK
 from jaxparse.cli import run
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.synthetic import write_faces
@@ -26,8 +26,8 @@ def test_the_command_writes_the_challenge_layout(tmp_path: Path) -> None:
             image, label = draw_face(7, index, 64)
             with Image.open(mask_path) as mask:
                 assert mask.mode == "P"
-                palette = np.array(mask.getpalette()).reshape(-1, 3)[:NUM_CLASSES]
-                np.testing.assert_array_equal(palette, PALETTE)
+                palette = np.array(mask.getpalette()).reshape(-1, 3)[: len(CELEBAMASK)]
+                np.testing.assert_array_equal(palette, CELEBAMASK.palette)
                 np.testing.assert_array_equal(np.asarray(mask), label)
             with Image.open(image_path) as picture:
                 assert np.abs(np.asarray(picture, float) - image).mean() < 8

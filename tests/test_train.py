@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from jaxparse import train as train_module
-from jaxparse.classes import NAMES
+from jaxparse.classes import CELEBAMASK
 from jaxparse.config import Config, load_experiment, save_config
 from jaxparse.interrupts import INTERRUPTED
 from jaxparse.models import split_model
@@ -76,7 +76,7 @@ def test_run_leaves_what_predict_and_people_need(finished: tuple[Config, str]) -
     per_class = rows(config, "IoU/")
     assert [row.pop("step") for row in per_class] == [3, 6]
     for means, row in zip(evaluations, per_class, strict=True):
-        assert row.keys() <= {f"IoU/{name}" for name in NAMES}
+        assert row.keys() <= {f"IoU/{name}" for name in CELEBAMASK.names}
         assert np.mean(list(row.values())) == pytest.approx(means["val/mIoU"])
     best = max(evaluations, key=lambda row: row["val/mIoU"])
     arrays, metadata = read_weights(workdir / BEST_WEIGHTS)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxparse import cli
-from jaxparse.classes import IGNORE_LABEL, NAMES, LabelOrder
+from jaxparse.classes import CELEBAMASK, IGNORE_LABEL, Classes
 from jaxparse.data.folders import match_names, other_files_line
 from jaxparse.data.images import open_picture
 from jaxparse.data.masks import read_pair
@@ -54,7 +54,9 @@ class SplitReport:
         self.pictures += pair.pixels > 0
 
 
-def check_split(data_dir: Path, split: str, order: str) -> SplitReport:
+def check_split(
+    data_dir: Path, split: str, classes: Classes, labels_are: Classes | None = None
+) -> SplitReport:
     """Reads every pair of `split` in threads, with a progress bar; collects the faults."""
     report = SplitReport()
     try:
@@ -64,18 +66,22 @@ def check_split(data_dir: Path, split: str, order: str) -> SplitReport:
     except ValueError as error:
         report.faults = [str(error)]
         return report
-    checked = read_ahead(partial(_check_pair, order=order), matches, os.cpu_count() or 1)
+    checked = read_ahead(
+        partial(_check_pair, classes=classes, labels_are=labels_are), matches, os.cpu_count() or 1
+    )
     for _, pair in cli.track(checked, len(matches), split):
         if isinstance(pair, ValueError):
             report.faults.append(str(pair))
         else:
             report.add(pair)
-    report.warnings += suspicions(split, report.pictures, report.sizes.total())
+    report.warnings += suspicions(split, report.pictures, report.sizes.total(), classes)
     return report
 
 
-def _check_pair(match: tuple[Path, Path], order: str) -> PairReport:
-    image, label = read_pair(*match, order)
+def _check_pair(
+    match: tuple[Path, Path], classes: Classes, labels_are: Classes | None
+) -> PairReport:
+    image, label = read_pair(*match, classes, labels_are)
     image_mode, mask_mode = map(_file_mode, match)
     pixels = np.bincount(label.ravel(), minlength=256)
     return PairReport(f"{image.width}x{image.height}", image_mode, mask_mode, pixels)
@@ -86,18 +92,21 @@ def _file_mode(path: Path) -> str:
         return picture.mode
 
 
-def print_check(check: Path, label_order: LabelOrder = "official") -> int:
+def print_check(
+    check: Path, classes: Classes = CELEBAMASK, labels_are: Classes | None = None
+) -> int:
     """Reads every file of train and val, prints a summary and every bad file.
 
     Args:
         check: Folder with train/ and val/.
-        label_order: How the masks number the classes.
+        classes: Table that the masks are read as.
+        labels_are: Table that they are in, if it is another one.
 
     Returns 0 if all files are good, else 1.
     """
-    reports = {split: check_split(check, split, label_order) for split in SPLITS}
+    reports = {split: check_split(check, split, classes, labels_are) for split in SPLITS}
     console = Console()
-    console.print(files_table(reports), shares_table(reports))
+    console.print(files_table(reports), shares_table(reports, classes))
     # Not through rich: it would wrap the lines, which people search and copy.
     faults = [fault for report in reports.values() for fault in report.faults]
     warnings = [line for report in reports.values() for line in report.warnings]
@@ -122,12 +131,12 @@ def _counts(counter: Counter[str]) -> str:
     return ", ".join(common + ["…"] * (len(counter) > 5))
 
 
-def shares_table(reports: dict[str, SplitReport]) -> Table:
+def shares_table(reports: dict[str, SplitReport], classes: Classes) -> Table:
     """Per class and split, in percent: its share of the pixels, and of the pictures showing it."""
     table = Table("class", *(f"{split} {unit} %" for split in reports for unit in UNITS))
     for column in table.columns[1:]:
         column.justify = "right"
-    for value, name in [*enumerate(NAMES), (IGNORE_LABEL, "ignored")]:
+    for value, name in [*enumerate(classes.names), (IGNORE_LABEL, "ignored")]:
         shares = []
         for report in reports.values():
             shares.append(report.pixels[value] / max(report.pixels.sum(), 1))

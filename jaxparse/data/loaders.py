@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxparse.classes import IGNORE_LABEL, NUM_CLASSES
+from jaxparse.classes import IGNORE_LABEL
 from jaxparse.config import Config
 from jaxparse.data.sampling import RepeatedOrder, Source, known_classes, repeat_factors
 from jaxparse.data.sources import SkippingSource, make_source
@@ -30,7 +30,8 @@ def make_order(config: Config, source: Source, seed: int, process_index: int) ->
     """The order of the pictures by the repeat factors of their classes."""
     keep_bad = config.on_bad_data == "skip"
     counted = known_classes(source, config.workdir, config.num_workers, keep_bad, process_index)
-    present = np.array([np.isin(range(NUM_CLASSES), classes) for classes in counted.values()])
+    places = range(len(config.classes))
+    present = np.array([np.isin(places, classes) for classes in counted.values()])
     return RepeatedOrder(repeat_factors(present, config.repeat_threshold), seed)
 
 

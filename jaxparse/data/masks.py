@@ -9,12 +9,14 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from jaxparse.classes import (
+    CELEBAMASK,
     IGNORE_LABEL,
-    LABEL_ORDERS,
-    NUM_CLASSES,
-    PALETTE,
-    from_official,
-    to_official,
+    WHITE,
+    Classes,
+    becomes,
+    convert_label,
+    load_classes,
+    shipped_tables,
 )
 from jaxparse.data.images import (
     MASK_FORMATS,
@@ -30,9 +32,9 @@ from jaxparse.files import atomic_path, reading
 
 # Greyscale of 2 and 4 bits: Pillow multiplies the values by these factors to fill 0..255.
 STRETCHED = {"L;2": 85, "L;4": 17}
-ORDER_KEY = "label_order"  # of the text in a mask's PNG that names its order
+TABLE_KEY = "classes"  # of the text in a mask's PNG that names its table
+OLDER_KEY, OLDER_NAMES = "label_order", {"official": CELEBAMASK.name}  # of older versions
 ZLLRUNNING_CHANNELS = (0, 85, 170, 255)  # of the colours of that tool's pictures
-WHITE = 0xFFFFFF  # of ignored pixels in masks
 
 
 def open_mask(path: Path, formats: tuple[str, ...] = MASK_FORMATS) -> Image.Image:
@@ -40,14 +42,25 @@ def open_mask(path: Path, formats: tuple[str, ...] = MASK_FORMATS) -> Image.Imag
     return open_picture(path, formats, require_whole_png)
 
 
-def read_label(path: Path, order: str = "official", flag: str = "--label-order") -> np.ndarray:
-    """The mask, upright as its image, as uint8 [H, W] of classes 0..18 or 255.
+def read_label(
+    path: Path,
+    classes: Classes = CELEBAMASK,
+    labels_are: Classes | None = None,
+    flag: str = "--labels-are",
+) -> np.ndarray:
+    """The mask, upright as its image, as uint8 [H, W] of `classes` (0..C-1 or 255).
 
-    Modes P and L hold the classes themselves, numbered by `order` (of classes.LABEL_ORDERS); RGB
-    and RGBA must hold the palette's colours only (alpha is dropped). Raises ValueError on any other
-    mode, value or colour, a damaged file, or one that was written in another order, for which it
-    advises `flag`.
+    The file is of the table `labels_are`, if that is another one. Modes P and L hold the classes
+    themselves; RGB and RGBA hold the colours of that table, or else of another one that comes with
+    the package (alpha is dropped). Raises ValueError on any other mode, value or colour, a damaged
+    file, or one that was written in another table, for which it advises `flag`.
     """
+    label, table = _read(path, labels_are or classes, classes, flag)
+    return convert_label(label, table, classes)
+
+
+def _read(path: Path, table: Classes, classes: Classes, flag: str) -> tuple[np.ndarray, Classes]:
+    """The mask as it is on disk, and the table that it is in: `table`, or by its colours."""
     try:
         with reading(path), open_mask(path) as picture:
             raw_mode = picture.tile[0].args if picture.tile else None
@@ -59,51 +72,64 @@ def read_label(path: Path, order: str = "official", flag: str = "--label-order")
         picture = picture.point(lambda value: value // STRETCHED[raw_mode])
     pixels = np.asarray(picture)
     if picture.mode in ("P", "L"):
-        written = picture.info.get(ORDER_KEY)
+        written = _written(picture)
         if picture.mode == "P" and written is None:
-            moved = _classes_of_moved_colours(picture, pixels)
+            moved = _classes_of_moved_colours(picture, pixels, table)
             if moved is not None:
                 _warn_of_moved_colours(path.parent)
-                return moved
-        if written not in (order, None):
+                return moved, table
+        if written is not None and not _same(written, table):
             raise ValueError(
-                f"mask {path} was written in the order {written}, expected {order}; give "
-                f"{flag} {written}"
+                f"mask {path} was written in the classes of {written}, expected those of {table}; "
+                f"give {flag} {written}"
             )
-        return to_official(_checked_classes(path, np.array(pixels)), order)
+        return _checked_classes(path, np.array(pixels), table, flag), table
     if picture.mode in ("RGB", "RGBA"):
         colours = pixels[..., :3]
         if (colours == colours[..., :1]).all():  # greyscale, saved as RGB
-            return to_official(_checked_classes(path, np.array(colours[..., 0])), order)
-        return _colours_to_classes(path, colours)
+            return _checked_classes(path, np.array(colours[..., 0]), table, flag), table
+        return _classes_of_colours(path, colours, table, classes)
     raise ValueError(
-        f"mask {path} has mode {picture.mode}, expected P or L (classes 0..18 and 255) or RGB in "
+        f"mask {path} has mode {picture.mode}, expected P or L (classes {table.values}) or RGB in "
         "the palette's colours; save it as an 8-bit palette or greyscale PNG"
     )
 
 
-def _classes_of_moved_colours(picture: Image.Image, pixels: np.ndarray) -> np.ndarray | None:
+def _written(picture: Image.Image) -> str | None:
+    """The name of the table that the file says it is in."""
+    older = picture.info.get(OLDER_KEY)
+    return picture.info.get(TABLE_KEY, OLDER_NAMES.get(older, older))
+
+
+def _same(name: str, table: Classes) -> bool:
+    """Whether masks of the table of that name are masks of `table`."""
+    shipped = name in shipped_tables() and load_classes(name).names == table.names
+    return shipped or name == table.name
+
+
+def _classes_of_moved_colours(
+    picture: Image.Image, pixels: np.ndarray, table: Classes
+) -> np.ndarray | None:
     """Classes uint8 [H, W] by colour, if an editor has renumbered the palette; else None.
 
     That is if every index in use has a class's colour (or white, for ignored pixels), and one of
     them is not at the index of its class.
     """
     entries = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    if np.array_equal(entries[:NUM_CLASSES], PALETTE):
+    if np.array_equal(entries[: len(table)], table.palette):
         return None  # as most masks are
     used = np.flatnonzero(picture.histogram())
     if used[-1] >= len(entries):
         return None
-    known = {int(code): index for index, code in enumerate(_packed(PALETTE))}
-    known[WHITE] = IGNORE_LABEL
-    classes = [known.get(int(code)) for code in _packed(entries[used])]
+    known = dict(zip(table.colours, range(len(table)), strict=True)) | {WHITE: IGNORE_LABEL}
+    classes = [known.get(tuple(colour)) for colour in entries[used].tolist()]
     # Black and white alone are a binary mask of another tool.
     coloured = any(index not in (None, 0, IGNORE_LABEL) for index in classes)
     if None in classes or not coloured or classes == used.tolist():
         return None
-    table = np.zeros(256, np.uint8)
-    table[used] = classes
-    return table[pixels]
+    moved = np.zeros(256, np.uint8)
+    moved[used] = classes
+    return moved[pixels]
 
 
 @cache
@@ -113,34 +139,54 @@ def _warn_of_moved_colours(folder: Path) -> None:
     logging.getLogger(__name__).warning(f"{text}: they are read by colour", folder)
 
 
-def _checked_classes(path: Path, label: np.ndarray) -> np.ndarray:
-    bad = label[(label >= NUM_CLASSES) & (label != IGNORE_LABEL)]
+@cache
+def _warn_of_other_colours(folder: Path, name: str) -> None:
+    """Once for a folder and a table."""
+    text = "masks in %s are read by the colours of the classes %s"
+    logging.getLogger(__name__).warning(text, folder, name)
+
+
+def _checked_classes(path: Path, label: np.ndarray, table: Classes, flag: str) -> np.ndarray:
+    bad = label[(label >= len(table)) & (label != IGNORE_LABEL)]
     if bad.size:
         raise ValueError(
-            f"mask {path} holds {bad[0]}, outside 0..{NUM_CLASSES - 1} and {IGNORE_LABEL}; map "
-            "its values to the classes of jaxparse/classes.py"
+            f"mask {path} holds {bad[0]}, outside {table.values} of the classes {table}; if it is "
+            f"in another table, give {flag} NAME or FILE.json, else map its values"
         )
     return label
 
 
-def _colours_to_classes(path: Path, colours: np.ndarray) -> np.ndarray:
-    """Classes uint8 [H, W] of palette colours uint8 [H, W, 3]."""
-    known = _packed(PALETTE)
+def _classes_of_colours(
+    path: Path, colours: np.ndarray, table: Classes, classes: Classes
+) -> tuple[np.ndarray, Classes]:
+    """Classes uint8 [H, W] of colours uint8 [H, W, 3], and the table that has all of them."""
+    label, foreign = _nearest(colours, table)
+    if not len(foreign):
+        return label, table
+    for other in map(load_classes, shipped_tables()):
+        label, unknown = _nearest(colours, other)
+        if not len(unknown):
+            becomes(other, classes)  # raises if it cannot
+            _warn_of_other_colours(path.parent, other.name)
+            return label, other
+    red, green, blue = foreign[0]
+    whose = f"is none of the classes {table}'s"
+    if np.isin(foreign, ZLLRUNNING_CHANNELS).all():
+        whose = "zllrunning's and yakhyo's face-parsing show (in RGB or BGR, which differ)"
+    raise ValueError(
+        f"mask {path} holds the colour ({red}, {green}, {blue}), which {whose}; save the "
+        "classes themselves as an 8-bit PNG, and give their table with --labels-are"
+    )
+
+
+def _nearest(colours: np.ndarray, table: Classes) -> tuple[np.ndarray, np.ndarray]:
+    """Classes uint8 [H, W] of colours uint8 [H, W, 3], and the colours [N, 3] that the table does
+    not have."""
+    known, codes = _packed(table.palette), _packed(colours)
     order = np.argsort(known)
-    codes = _packed(colours)
-    nearest = np.minimum(np.searchsorted(known[order], codes), NUM_CLASSES - 1)
+    nearest = np.minimum(np.searchsorted(known[order], codes), len(table) - 1)
     label = order[nearest].astype(np.uint8)
-    foreign = colours[known[label] != codes]  # [N, 3]
-    if len(foreign):
-        red, green, blue = foreign[0]
-        whose = "is not in the palette of jaxparse/classes.py"
-        if np.isin(foreign, ZLLRUNNING_CHANNELS).all():
-            whose = "zllrunning's and yakhyo's face-parsing show (in RGB or BGR, which differ)"
-        raise ValueError(
-            f"mask {path} holds the colour ({red}, {green}, {blue}), which {whose}; save the "
-            "classes 0..18 themselves as an 8-bit PNG, and give their --label-order"
-        )
-    return label
+    return label, colours[known[label] != codes]
 
 
 def _packed(colours: np.ndarray) -> np.ndarray:
@@ -149,27 +195,30 @@ def _packed(colours: np.ndarray) -> np.ndarray:
     return red << 16 | green << 8 | blue
 
 
-def write_mask(path: Path, label: np.ndarray, order: str = "official") -> None:
-    """Writes uint8 [H, W] classes (0..18, 255) as a palette PNG that keeps them as the indices.
+def write_mask(path: Path, label: np.ndarray, classes: Classes = CELEBAMASK) -> None:
+    """Writes uint8 [H, W] classes (0..C-1, 255) as a palette PNG that keeps them as the indices.
 
-    The indices are numbered by `order`, which is noted in the file; the colours stay the same.
+    The table's name is noted in the file.
     """
     assert label.ndim == 2 and label.dtype == np.uint8, (label.shape, label.dtype)
     # All 256 entries: an index without an entry is an invalid PNG. Ignored pixels show white.
     palette = np.zeros((256, 3), np.uint8)
-    palette[:NUM_CLASSES] = PALETTE[list(LABEL_ORDERS[order])]
-    palette[IGNORE_LABEL] = 255
-    picture = Image.fromarray(from_official(label, order))
+    palette[: len(classes)] = classes.palette
+    palette[IGNORE_LABEL] = WHITE
+    picture = Image.fromarray(label)
     picture.putpalette(palette.tobytes())
     note = PngInfo()
-    note.add_text(ORDER_KEY, order)
+    note.add_text(TABLE_KEY, classes.name)
     with atomic_path(path) as temporary:
         picture.save(temporary, format="PNG", pnginfo=note)
 
 
 def read_pair(
-    image_path: Path, label_path: Path, order: str = "official"
+    image_path: Path,
+    label_path: Path,
+    classes: Classes = CELEBAMASK,
+    labels_are: Classes | None = None,
 ) -> tuple[Image.Image, np.ndarray]:
     """The RGB picture and its mask, uint8 [H, W]: read_image, read_label, and a matching pair."""
     require_match(image_path, read_header(image_path), label_path, read_header(label_path, "mask"))
-    return read_image(image_path), read_label(label_path, order)
+    return read_image(image_path), read_label(label_path, classes, labels_are)

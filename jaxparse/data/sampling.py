@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from jaxparse import cli
-from jaxparse.classes import NUM_CLASSES
 from jaxparse.data.sources import FolderSource, SyntheticSource
 from jaxparse.files import atomic_path, brief, read_ahead, read_json, results, writing
 
@@ -31,7 +30,7 @@ def classes_of(source: Source, keep_bad: bool, index: int) -> list[int]:
         if keep_bad:
             return []
         raise
-    return np.flatnonzero(np.bincount(label.ravel(), minlength=256)[:NUM_CLASSES]).tolist()
+    return np.flatnonzero(np.bincount(label.ravel(), minlength=256)[: len(source.classes)]).tolist()
 
 
 def count_classes(
@@ -47,8 +46,9 @@ def count_classes(
     return {source.name(i): classes for i, classes in zip(indices, found, strict=True)}
 
 
-def read_classes(path: Path, names: list[str]) -> dict[str, list[int]]:
-    """What `count_classes` found for the pictures `names`, as the file holds it.
+def read_classes(path: Path, names: list[str], count: int) -> dict[str, list[int]]:
+    """What `count_classes` found for the pictures `names`, `count` classes at most, as the file
+    holds it.
 
     Raises ValueError if the file is damaged or of other pictures.
     """
@@ -61,7 +61,7 @@ def read_classes(path: Path, names: list[str]) -> dict[str, list[int]]:
             f"{path} is of {len(theirs)} pictures and the data folder has {len(names)} (first "
             f"difference: {differing[0]}): restore the data of this run, {again}"
         )
-    known = set(range(NUM_CLASSES))
+    known = set(range(count))
     for name, classes in counted.items():
         if not isinstance(classes, list) or not all(type(c) is int and c in known for c in classes):
             raise ValueError(f"{path} has {brief(classes)} for {brief(name)}, no classes; {again}")
@@ -81,7 +81,8 @@ def known_classes(
     """
     path = Path(workdir) / CLASSES_FILE
     if workdir and path.is_file():
-        return read_classes(path, [source.name(index) for index in range(len(source))])
+        names = [source.name(index) for index in range(len(source))]
+        return read_classes(path, names, len(source.classes))
     counted = count_classes(source, num_threads, keep_bad, quiet=process_index > 0)
     if workdir and process_index == 0:
         lines = (f"{json.dumps(name)}: {classes}" for name, classes in counted.items())
@@ -91,7 +92,7 @@ def known_classes(
 
 
 def repeat_factors(present: np.ndarray, threshold: float) -> np.ndarray:
-    """How often each picture is taken per epoch, on average: bool [N, 19] -> float64 [N], >= 1."""
+    """How often each picture is taken per epoch, on average: bool [N, C] -> float64 [N], >= 1."""
     shares = present.mean(0)
     factors = np.sqrt(threshold / np.where(shares > 0, shares, 1))
     return np.where(present, np.maximum(factors, 1), 1).max(1)

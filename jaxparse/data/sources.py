@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxparse.classes import exchange_sides
+from jaxparse.classes import CELEBAMASK, Classes, becomes, convert_label, exchange_sides
 from jaxparse.config import SYNTHETIC, Config
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.data.folders import Pair, find_pairs
@@ -44,15 +44,19 @@ class FolderSource:
         pairs: list[Pair],
         image_size: int,
         resize_label: bool,
-        label_order: str = "official",
+        classes: Classes = CELEBAMASK,
+        labels_are: Classes | None = None,
         mirrored: frozenset[str] = frozenset(),
         resize_filter: str = "bilinear",
     ) -> None:
-        """`mirrored` are the names of masks whose left and right are exchanged on reading."""
+        """Masks are read as those of `classes`, from the table `labels_are` if that is another one;
+        `mirrored` are the names of masks whose left and right are exchanged on reading.
+        """
         self.pairs = pairs
         self.image_size = image_size
         self.resize_label = resize_label
-        self.label_order = label_order
+        self.classes = classes
+        self.labels_are = labels_are
         self.mirrored = mirrored
         self.resize_filter = resize_filter
 
@@ -70,15 +74,17 @@ class FolderSource:
     def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """The picture and its mask, uint8 [H, W], at their own size."""
         pair = self.pairs[index]
-        picture, label = read_pair(pair.image, pair.label, self.label_order)
+        picture, label = read_pair(pair.image, pair.label, self.classes, self.labels_are)
         return picture, self._repaired(index, label)
 
     def label(self, index: int) -> np.ndarray:
         """The mask alone, uint8 [H, W], at its own size."""
-        return self._repaired(index, read_label(self.pairs[index].label, self.label_order))
+        label = read_label(self.pairs[index].label, self.classes, self.labels_are)
+        return self._repaired(index, label)
 
     def _repaired(self, index: int, label: np.ndarray) -> np.ndarray:
-        return exchange_sides(label) if self.name(index) in self.mirrored else label
+        mirrored = self.name(index) in self.mirrored
+        return exchange_sides(label, self.classes) if mirrored else label
 
     def name(self, index: int) -> str:
         """The picture's file name without its suffix."""
@@ -99,10 +105,14 @@ class SyntheticSource:
     network on it. Two threads may draw the same face at once; both get the same picture.
     """
 
-    def __init__(self, seed: int, count: int, image_size: int) -> None:
+    def __init__(
+        self, seed: int, count: int, image_size: int, classes: Classes = CELEBAMASK
+    ) -> None:
+        becomes(CELEBAMASK, classes)  # raises if it cannot
         self.seed = seed
         self.count = count
         self.image_size = image_size
+        self.classes = classes
         self._drawn: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __len__(self) -> int:
@@ -116,7 +126,8 @@ class SyntheticSource:
         if not 0 <= index < self.count:
             raise IndexError(f"face {index} of {self.count}")
         if index not in self._drawn:
-            self._drawn[index] = draw_face(self.seed, index, self.image_size)
+            image, label = draw_face(self.seed, index, self.image_size)
+            self._drawn[index] = image, convert_label(label, CELEBAMASK, self.classes)
         return self._drawn[index]
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
@@ -188,14 +199,16 @@ def make_source(
         if config.mirrored_masks != "none":
             raise ValueError("drawn faces have no mirrored masks; leave out --mirrored-masks")
         counts = {"train": config.synthetic_train_count, "val": config.synthetic_val_count}
-        return SyntheticSource(SYNTHETIC_SEEDS[split], counts[split], config.image_size)
+        seed, size = SYNTHETIC_SEEDS[split], config.image_size
+        return SyntheticSource(seed, counts[split], size, config.classes)
     pairs = find_pairs(config.data_dir, split, keep_bad)
     mirrored = mirrored_masks(config)[split]
     return FolderSource(
         pairs,
         config.image_size,
         resize_label,
-        config.label_order,
+        config.classes,
+        config.labels_are,
         mirrored,
         config.resize_filter,
     )

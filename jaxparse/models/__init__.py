@@ -6,7 +6,6 @@ from typing import Any
 import jax
 from flax import nnx
 
-from jaxparse.classes import NUM_CLASSES
 from jaxparse.config import Config
 from jaxparse.files import brief
 from jaxparse.models import bisenet, parsenet, resnet, segformer, slim, swin, vit
@@ -81,8 +80,8 @@ def build_model(config: Config, key: jax.Array) -> Segmentor | bisenet.BiSeNet:
     rngs = nnx.Rngs(key)
     backbone = build_backbone(config, rngs)
     if config.head == "bisenet":  # has its own channels and auxiliary outputs, and no dropout
-        return bisenet.BiSeNet(backbone, NUM_CLASSES, rngs=rngs)
-    rest = (NUM_CLASSES, config.dropout_rate)
+        return bisenet.BiSeNet(backbone, len(config.classes), rngs=rngs)
+    rest = (len(config.classes), config.dropout_rate)
     head = HEADS[config.head](backbone.channels, config.head_channels, *rest, rngs=rngs)
     if not config.auxiliary_channels:
         return Segmentor(backbone, head)

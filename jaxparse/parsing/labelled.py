@@ -24,7 +24,7 @@ def evaluate_pictures(
         return parser.prepare(*source.read(index))
 
     def with_counts(parsing: Parsing) -> tuple[Parsing, Counts]:
-        return parsing, count(parsing.label, parsing.mask)
+        return parsing, count(parsing.label, parsing.mask, len(parser.classes))
 
     indices = range(len(source)) if indices is None else indices
     pictures = results(read_ahead(read, indices, num_workers))

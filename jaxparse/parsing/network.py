@@ -13,12 +13,17 @@ from jaxparse.models import split_model
 from jaxparse.models.ops.resize import apply_class_first, resize_matrix
 from jaxparse.models.segmentor import normalise
 
+LONGEST_CHAIN = 128  # classes
+
 
 def highest_class(logits: Array) -> Array:
     """uint8 [B, H, W] class of the highest logit of [B, C, H, W]; ties go to the lowest class.
 
-    A chain of compares fuses into one vectorised loop; XLA's argmax does not on a CPU.
+    A chain of compares fuses into one vectorised loop; XLA's argmax does not on a CPU. The chain of
+    many classes takes seconds to compile, and loses its lead.
     """
+    if logits.shape[1] > LONGEST_CHAIN:
+        return jnp.argmax(logits, axis=1).astype(jnp.uint8)
     best, label = logits[:, 0], jnp.zeros(logits[:, 0].shape, jnp.uint8)
     for index in range(1, logits.shape[1]):
         higher = logits[:, index] > best
@@ -50,7 +55,7 @@ def predict_label(
 def make_logits_step(config: Config) -> Callable[..., Array]:
     """The compiled network in evaluation mode.
 
-    (params, batch_stats, image uint8 [B, H, W, 3]) -> decode logits float32 [B, h, w, 19].
+    (params, batch_stats, image uint8 [B, H, W, 3]) -> decode logits float32 [B, h, w, C].
     """
     graphdef, _, _ = split_model(config)
 

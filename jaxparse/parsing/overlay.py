@@ -5,24 +5,24 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from jaxparse.classes import IGNORE_LABEL, NAMES, NUM_CLASSES, PALETTE
+from jaxparse.classes import IGNORE_LABEL, Classes
 
 WHITE = 255
 ERROR = (255, 64, 160)  # a pink that no class has and that stands out from dark grey
-LEGEND_LINES = 20  # that fit beside the picture: room for all 19 classes
+LEGEND_LINES = 20  # that fit beside the picture: room for all classes of celebamask
 MIN_LINE = 18  # pixels; smaller text cannot be read
 
 
-def colourise(label: np.ndarray) -> np.ndarray:
-    """uint8 [H, W] of 0..18 and 255 -> its colours, uint8 [H, W, 3]; ignored pixels are white."""
+def colourise(label: np.ndarray, classes: Classes) -> np.ndarray:
+    """A mask uint8 [H, W] -> its colours, uint8 [H, W, 3]; ignored pixels are white."""
     palette = np.full((IGNORE_LABEL + 1, 3), WHITE, np.uint8)
-    palette[:NUM_CLASSES] = PALETTE
+    palette[: len(classes)] = classes.palette
     return palette[label]
 
 
-def blend(image: np.ndarray, label: np.ndarray) -> np.ndarray:
+def blend(image: np.ndarray, label: np.ndarray, classes: Classes) -> np.ndarray:
     """The mean of picture uint8 [H, W, 3] and the colours of its mask [H, W], rounded down."""
-    return ((image.astype(np.uint16) + colourise(label)) // 2).astype(np.uint8)
+    return ((image.astype(np.uint16) + colourise(label, classes)) // 2).astype(np.uint8)
 
 
 def mark_errors(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
@@ -35,22 +35,22 @@ def mark_errors(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) ->
     return marked
 
 
-def legend(classes: Iterable[int], height: int) -> np.ndarray:
+def legend(indices: Iterable[int], height: int, classes: Classes) -> np.ndarray:
     """A white strip, uint8 [≥ height, W, 3]: per class its colour, index and name.
 
     The text grows with `height`; where it is too small for readable lines, the strip is taller.
     """
-    classes = list(classes)
+    indices = list(indices)
     line = max(MIN_LINE, height // LEGEND_LINES)
     font = ImageFont.load_default(0.7 * line)
-    texts = [f"{index} {NAMES[index]}" for index in classes]
+    texts = [f"{index} {classes.names[index]}" for index in indices]
     width = 2 * line + int(max(map(font.getlength, texts), default=0))
-    strip = Image.new("RGB", (width, max(height, line * len(classes))), "white")
+    strip = Image.new("RGB", (width, max(height, line * len(indices))), "white")
     draw = ImageDraw.Draw(strip)
-    for row, (index, text) in enumerate(zip(classes, texts, strict=True)):
+    for row, (index, text) in enumerate(zip(indices, texts, strict=True)):
         top, gap = row * line, line // 6
         swatch = (gap, top + gap, line - gap, top + line - gap)
-        draw.rectangle(swatch, fill=tuple(PALETTE[index].tolist()), outline="black")
+        draw.rectangle(swatch, fill=classes.colours[index], outline="black")
         draw.text((line + gap, top + line / 2), text, fill="black", font=font, anchor="lm")
     return np.asarray(strip)
 
@@ -65,21 +65,23 @@ def beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.concatenate(padded, axis=1)
 
 
-def overlay(image: np.ndarray, label: np.ndarray) -> np.ndarray:
+def overlay(image: np.ndarray, label: np.ndarray, classes: Classes) -> np.ndarray:
     """Picture uint8 [H, W, 3] blended with its mask [H, W], and a legend on its right.
 
     The legend lists the classes that occur. The picture keeps its size and is at the top left.
     """
-    return beside(blend(image, label), legend(occurring([label]), len(image)))
+    return beside(blend(image, label, classes), legend(occurring([label]), len(image), classes))
 
 
 def occurring(labels: Iterable[np.ndarray]) -> list[int]:
     """The classes with at least one pixel in any of the masks, ascending, without 255."""
     counts = sum(np.bincount(label.ravel(), minlength=IGNORE_LABEL + 1) for label in labels)
-    return np.flatnonzero(counts[:NUM_CLASSES]).tolist()
+    return np.flatnonzero(counts[:IGNORE_LABEL]).tolist()
 
 
-def contact_sheet(columns: Mapping[str, Sequence[np.ndarray]], side: int) -> np.ndarray:
+def contact_sheet(
+    columns: Mapping[str, Sequence[np.ndarray]], side: int, classes: Classes
+) -> np.ndarray:
     """A grid with column titles: uint8 pictures [H, W, 3] and masks [H, W], one row per picture.
 
     `columns`: title -> pictures or masks, equally many in each. All are fitted into squares of
@@ -88,10 +90,10 @@ def contact_sheet(columns: Mapping[str, Sequence[np.ndarray]], side: int) -> np.
     titles = [title_line(title, side) for title in columns]
     rows = [np.concatenate(titles, axis=1)]
     for cells in zip(*columns.values(), strict=True):
-        rows.append(np.concatenate([fit(cell, side) for cell in cells], axis=1))
+        rows.append(np.concatenate([fit(cell, side, classes) for cell in cells], axis=1))
     grid = np.concatenate(rows)
     masks = [cell for column in columns.values() for cell in column if cell.ndim == 2]
-    return beside(grid, legend(occurring(masks), side)) if masks else grid
+    return beside(grid, legend(occurring(masks), side, classes)) if masks else grid
 
 
 def title_line(text: str, width: int) -> np.ndarray:
@@ -102,9 +104,9 @@ def title_line(text: str, width: int) -> np.ndarray:
     return np.asarray(strip)
 
 
-def fit(cell: np.ndarray, side: int) -> np.ndarray:
+def fit(cell: np.ndarray, side: int, classes: Classes) -> np.ndarray:
     """The picture or coloured mask, resized into uint8 [side, side, 3] and padded with white."""
     is_mask = cell.ndim == 2
-    picture = Image.fromarray(colourise(cell) if is_mask else cell)
+    picture = Image.fromarray(colourise(cell, classes) if is_mask else cell)
     method = Image.Resampling.NEAREST if is_mask else Image.Resampling.BILINEAR
     return np.asarray(ImageOps.pad(picture, (side, side), method, color="white"))

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 import jaxparse
+from jaxparse.classes import CELEBAMASK
 from jaxparse.models.parameters import parameter_counts
 from jaxparse.parsing.parser import TestTime
 from jaxparse.weights.find import find_weights, load_network
@@ -22,7 +23,7 @@ PARAMETER_LIMIT = 1_821_085  # the challenge allows fewer
 REQUIREMENTS = ("flax", "jax", "numpy", "pillow", "rich", "safetensors")  # of the Parser
 
 RUN = '''\
-"""Writes the masks of face pictures: PNGs of the classes 0..18.
+"""Writes the masks of face pictures: PNGs of class indices.
 
     python3 run.py --input PICTURE.jpg --output MASK.png --weights ckpt.pth
 """
@@ -56,7 +57,13 @@ def require_few_parameters(weights: str | Path, limit: int) -> None:
 
     Those of the auxiliary head count: it is trained with the rest.
     """
-    counts = parameter_counts(load_network(weights)[1])
+    config, params, _ = load_network(weights)
+    if config.classes.names != CELEBAMASK.names:
+        raise ValueError(
+            f"{weights} has the classes {config.classes} and the challenge's are {CELEBAMASK}'s; "
+            "give another network"
+        )
+    counts = parameter_counts(params)
     total = sum(counts.values())
     if total >= limit:
         parts = ", ".join(f"{part} {count:,}" for part, count in counts.items())

@@ -14,8 +14,8 @@ import numpy as np
 import tyro
 
 from jaxparse import cli
-from jaxparse.classes import LabelOrder
-from jaxparse.config import override
+from jaxparse.classes import Classes
+from jaxparse.config import override, scored_in
 from jaxparse.data.mirrored import listed_names, write_names
 from jaxparse.data.sources import FolderSource, SyntheticSource, make_source
 from jaxparse.devices import use_compilation_cache
@@ -56,9 +56,11 @@ def survey_pictures(parser: Parser, source: Source, num_workers: int) -> Survey:
     evaluated = evaluate_pictures(parser, source, num_workers)
     for parsing, counted in cli.track(evaluated, len(source), "evaluating"):
         counts.append(counted)
-        weighed = weigh(parsing.label, parsing.mask, parsing.confidence())
+        masks = parsing.label, parsing.mask
+        weighed = weigh(*masks, parsing.confidence(), len(parser.classes))
         weights.append(weighed.astype(np.float32))
-    return Survey([source.name(i) for i in range(len(source))], counts, np.stack(weights))
+    names = [source.name(i) for i in range(len(source))]
+    return Survey(names, counts, np.stack(weights), parser.classes)
 
 
 def describe(test_time: TestTime) -> str:
@@ -73,28 +75,30 @@ def draw_panels(parser: Parser, source: Source, indices: list[int]) -> Iterator[
     pictures = (parser.prepare(*source.read(index)) for index in indices)
     for index, parsing in zip(indices, parser.parse(pictures), strict=True):
         image = np.asarray(parsing.source)
-        yield index, panels(image, parsing.label, parsing.mask, source.name(index))
+        masks = parsing.label, parsing.mask
+        yield index, panels(image, *masks, source.name(index), parser.classes)
 
 
 def sections(
     survey: Survey, parser: Parser, source: Source, run: Run, pictures: int
 ) -> dict[str, Html]:
     """Heading -> section, of all sections on the pictures."""
-    shares = mirrored_shares(survey.weights)
+    classes = survey.classes
+    shares = mirrored_shares(survey.weights, classes)
     mirrored = [i for i in np.argsort(-shares, kind="stable").tolist() if shares[i] > MIRRORED_FROM]
     shown = galleries(survey, mirrored, pictures)
     indices = sorted({index for gallery in shown.values() for index in gallery.remarks})
     drawn = dict(cli.track(draw_panels(parser, source, indices), len(indices), "drawing"))
     confusion, boundary = total(survey.counts)
-    scores = Scores.of(confusion, boundary)
+    scores = Scores.of(confusion, boundary, classes.names)
     alt = "Confusion matrix: a row per label, a column per prediction, in percent of the label"
     content = {
         "Scores": summary(survey, scores, mirrored),
-        "Classes": class_table(scores, confusion, run),
-        "Confusion": chart(draw_confusion(confusion), alt),
+        "Classes": class_table(scores, confusion, run, classes),
+        "Confusion": chart(draw_confusion(confusion, classes), alt),
     }
     content |= {heading: gallery.html(survey, drawn) for heading, gallery in shown.items()}
-    content["Worst pictures"] = join([class_legend(), content["Worst pictures"]])
+    content["Worst pictures"] = join([class_legend(classes), content["Worst pictures"]])
     if mirrored:
         parts = mirrored_table(survey, mirrored), content["Mirrored masks"]
         content["Mirrored masks"] = join(parts)
@@ -106,7 +110,7 @@ def wrong_on_disk(survey: Survey, exchanged: set[str]) -> set[str]:
 
     Names of other pictures stay, so that reports on train and val make one list.
     """
-    sure = surely_mirrored(survey.weights)
+    sure = surely_mirrored(survey.weights, survey.classes)
     return exchanged ^ {survey.names[index] for index in np.flatnonzero(sure)}
 
 
@@ -114,7 +118,8 @@ def report(
     weights: str,
     data_dir: str | None = None,
     split: Literal["val", "train"] = "val",
-    label_order: LabelOrder | None = None,
+    classes: Classes | None = None,
+    labels_are: Classes | None = None,
     mirrored_masks: str | None = None,
     output: Path | None = None,
     pictures: int = 8,
@@ -129,7 +134,9 @@ def report(
             repository of the Hugging Face hub (user/name).
         data_dir: Folder with val/, or `synthetic`; default: as in the run.
         split: Pictures to report on.
-        label_order: How the masks number the classes; default: as in the run.
+        classes: Table to score in, which the network's classes can become by merging; default: the
+            network's.
+        labels_are: Table that the masks are in; default: as in the run.
         mirrored_masks: List of masks whose left and right are exchanged on reading, or `none`;
             default: as in the run, but `none` with --data-dir.
         output: File to write; default: report.html in the run's folder, or here without a run.
@@ -147,14 +154,14 @@ def report(
     run = read_runs([Path(weights)])[0] if is_run else Run(path.stem, "", [])
     changes = {
         "data_dir": data_dir,
-        "label_order": label_order,
         "mirrored_masks": mirrored_masks or ("none" if data_dir else None),
         "batch_size": batch_size,
         "num_workers": num_workers,
     }
     settings = override(config, changes)
-    source = make_source(settings, split)
-    parser = Parser(settings, *arrays, test_time)
+    scored = scored_in(settings, classes, labels_are)
+    source = make_source(scored, split)
+    parser = Parser(settings, *arrays, test_time, classes=scored.classes)
     survey = survey_pictures(parser, source, settings.num_workers)
     content = sections(survey, parser, source, run, pictures)
     origin = read_weights(path)[1]["source"]
@@ -171,6 +178,8 @@ def report(
     with atomic_path(output) as temporary:
         temporary.write_text(page(run.label, content, about), encoding="utf-8")
     print(f"written to {output}")
+    if not scored.classes.pairs:
+        return
     names = wrong_on_disk(survey, listed_names(settings))
     write_names(output.parent / MIRRORED_LIST, names)
     print(f"{len(names)} mirrored masks listed in {output.parent / MIRRORED_LIST}")

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure  # not pyplot, which keeps figures and chooses a backend
 from PIL import Image
 
-from jaxparse.classes import LEFT_RIGHT_PAIRS, MIRRORED, NAMES, PALETTE
+from jaxparse.classes import Classes
 from jaxparse.config import Config
 from jaxparse.parsing.overlay import colourise, mark_errors
 from jaxparse.report.html import Html, element, join, picture, table
@@ -26,11 +26,12 @@ class Survey(NamedTuple):
 
     names: list[str]
     counts: list[Counts]
-    weights: np.ndarray  # float32 [N, 19, 19] of suspects.weigh
+    weights: np.ndarray  # float32 [N, C, C] of suspects.weigh
+    classes: Classes
 
     @property
     def confusions(self) -> np.ndarray:
-        """int64 [N, 19, 19]."""
+        """int64 [N, C, C]."""
         return np.stack([counts.confusion for counts in self.counts])
 
 
@@ -39,20 +40,21 @@ def in_percent(share: float, sign: str = "") -> str:
     return "–" if np.isnan(share) else f"{100 * share:{sign}.2f}"
 
 
-def readable(index: int) -> str:
-    """The name of a class."""
-    return NAMES[index].replace("_", " ")
+def readable(name: str) -> str:
+    """The name of a class, for people."""
+    return name.replace("_", " ")
 
 
-def swatch(index: int) -> Html:
+def swatch(index: int, classes: Classes) -> Html:
     """The class's colour and name."""
-    colour = "background:#" + bytes(PALETTE[index].tolist()).hex()
-    return join([element("span", class_="swatch", style=colour), readable(index)])
+    colour = "background:#" + bytes(classes.colours[index]).hex()
+    return join([element("span", class_="swatch", style=colour), readable(classes.names[index])])
 
 
-def class_legend() -> Html:
+def class_legend(classes: Classes) -> Html:
     """The colours of all classes."""
-    return element("div", *(element("span", swatch(i)) for i in range(len(NAMES))), class_="legend")
+    swatches = (element("span", swatch(index, classes)) for index in range(len(classes)))
+    return element("div", *swatches, class_="legend")
 
 
 def figures(content: dict[str, tuple[str, str]]) -> Html:
@@ -68,26 +70,39 @@ def summary(survey: Survey, scores: Scores, mirrored: Sequence[int]) -> Html:
     """The means over all pictures."""
     confusions = survey.confusions
     low, high = bootstrap_interval(confusions)
-    exchanged = confusions.copy()
-    exchanged[mirrored] = exchanged[mirrored][:, MIRRORED]
-    exchanged_miou = float(mean_ious(exchanged.sum(0)))
-    joined_miou = joined_scores(confusions.sum(0)).mean_iou
     means = {name: in_percent(value) for name, value in scores.summary().items()}
     return figures(
-        {
-            "mIoU": (means["mIoU"], f"95 % interval {in_percent(low)} to {in_percent(high)}"),
-            "mIoU, left and right joined": (in_percent(joined_miou), "over 16 classes"),
-            "mIoU, mirrored masks set right": (
-                in_percent(exchanged_miou),
-                f"{len(mirrored)} of {len(survey.names)} masks",
-            ),
+        {"mIoU": (means["mIoU"], f"95 % interval {in_percent(low)} to {in_percent(high)}")}
+        | (sides_figures(survey, mirrored) if survey.classes.pairs else {})
+        | {
             "boundary IoU": (means["mBoundaryIoU"], "within 2 % of the diagonal"),
             "aAcc": (means["aAcc"], "of all pixels"),
             "mAcc": (means["mAcc"], "mean over classes"),
             "mF1": (means["mF1"], "mean over classes"),
-            "mF1 without background": (means["mF1_without_background"], "over 18 classes"),
+            "mF1 without background": (
+                means["mF1_without_background"],
+                f"over {len(survey.classes) - 1} classes",
+            ),
         }
     )
+
+
+def sides_figures(survey: Survey, mirrored: Sequence[int]) -> dict[str, tuple[str, str]]:
+    """mIoU with left and right joined, and with mirrored masks set right."""
+    confusions, classes = survey.confusions, survey.classes
+    exchanged = confusions.copy()
+    exchanged[mirrored] = exchanged[mirrored][:, classes.mirrored]
+    joined = joined_scores(confusions.sum(0), classes)
+    return {
+        "mIoU, left and right joined": (
+            in_percent(joined.mean_iou),
+            f"over {len(joined.names)} classes",
+        ),
+        "mIoU, mirrored masks set right": (
+            in_percent(float(mean_ious(exchanged.sum(0)))),
+            f"{len(mirrored)} of {len(survey.names)} masks",
+        ),
+    }
 
 
 def recipe(config: Config) -> Html:
@@ -126,7 +141,7 @@ def change_cell(change: float) -> Html:
     return element("td", in_percent(change, "+"), class_=kind)
 
 
-def class_table(scores: Scores, confusion: np.ndarray, run: Run) -> Html:
+def class_table(scores: Scores, confusion: np.ndarray, run: Run, classes: Classes) -> Html:
     """Scores per class, and the change of IoU at the end of training."""
     steps = [f"{step:,.0f}" for step in series(run, "val/mIoU")[0][-2:]]
     moved = f"from step {steps[0]} to {steps[1]}" if len(steps) == 2 else "only one evaluation"
@@ -141,16 +156,16 @@ def class_table(scores: Scores, confusion: np.ndarray, run: Run) -> Html:
     for index, (iou, *others) in enumerate(zip(*columns, strict=True)):
         style = f"--share:{np.nan_to_num(100 * iou):.1f}%"
         bar = element("td", in_percent(iou), class_="bar", style=style)
-        change = change_cell(last_change(run, f"IoU/{NAMES[index]}"))
+        change = change_cell(last_change(run, f"IoU/{classes.names[index]}"))
         share, others = in_percent(pixels[index]), map(in_percent, others)
-        rows.append([swatch(index), share, bar, change, *others])
+        rows.append([swatch(index, classes), share, bar, change, *others])
     iou, *others = (in_percent(np.nanmean(values)) for values in columns)
     foot = ["mean", "", iou, change_cell(last_change(run, "val/mIoU")), *others]
     return table(caption, head, rows, foot)
 
 
-def draw_confusion(confusion: np.ndarray) -> Figure:
-    """How the pixels of each label (row) were predicted: [19, 19], in percent of the label's."""
+def draw_confusion(confusion: np.ndarray, classes: Classes) -> Figure:
+    """How the pixels of each label (row) were predicted: [C, C], in percent of the label's."""
     with np.errstate(invalid="ignore"):
         percent = 100 * confusion / confusion.sum(1, keepdims=True)  # NaN: no such label
     figure = Figure((9.5, 8), layout="constrained")
@@ -161,8 +176,7 @@ def draw_confusion(confusion: np.ndarray) -> Figure:
             colour = "white" if value > 55 else "black"
             text = f"{value:.0f}"
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
-    labels = [name.replace("_", " ") for name in NAMES]
-    places = np.arange(len(NAMES))
+    labels, places = list(map(readable, classes.names)), np.arange(len(classes))
     axes.set_xticks(places, labels, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(places, labels)
     axes.set_xlabel("prediction")
@@ -173,9 +187,10 @@ def draw_confusion(confusion: np.ndarray) -> Figure:
     return figure
 
 
-def worst_errors(confusion: np.ndarray) -> str:
-    """The lowest IoUs and the most frequent confusions of a picture [19, 19], in words."""
-    wrong = confusion * ~np.eye(len(NAMES), dtype=bool)
+def worst_errors(confusion: np.ndarray, classes: Classes) -> str:
+    """The lowest IoUs and the most frequent confusions of a picture [C, C], in words."""
+    names = list(map(readable, classes.names))
+    wrong = confusion * ~np.eye(len(names), dtype=bool)
     largest = np.argsort(-wrong, axis=None)[:SHOWN_ERRORS]
     pairs = [
         pair for pair in zip(*np.unravel_index(largest, wrong.shape), strict=True) if wrong[pair]
@@ -184,21 +199,23 @@ def worst_errors(confusion: np.ndarray) -> str:
         return "Nothing is wrong."
     shares = wrong / confusion.sum()
     confused = (
-        f"{readable(label)} taken for {readable(other)} ({in_percent(shares[label, other])} %)"
+        f"{names[label]} taken for {names[other]} ({in_percent(shares[label, other])} %)"
         for label, other in pairs
     )
     iou = ious(confusion)
     lowest = np.argsort(iou)[:SHOWN_ERRORS]  # NaN comes last
-    low = (f"{readable(i)} {in_percent(iou[i])}" for i in lowest if iou[i] < 1)
+    low = (f"{names[i]} {in_percent(iou[i])}" for i in lowest if iou[i] < 1)
     return f"Lowest IoU: {', '.join(low)}. Most pixels: {', '.join(confused)}."
 
 
-def panels(image: np.ndarray, label: np.ndarray, prediction: np.ndarray, name: str) -> Html:
+def panels(
+    image: np.ndarray, label: np.ndarray, prediction: np.ndarray, name: str, classes: Classes
+) -> Html:
     """Picture, mask, prediction and errors side by side."""
     columns = {
         "picture": (image, False),
-        "mask": (colourise(label), True),
-        "prediction": (colourise(prediction), True),
+        "mask": (colourise(label, classes), True),
+        "prediction": (colourise(prediction, classes), True),
         "errors in pink": (mark_errors(image, label, prediction), False),
     }
     scale = min(1, SIDE / max(label.shape))
@@ -222,7 +239,7 @@ class Gallery(NamedTuple):
         """The section's content."""
         parts = [element("p", self.text)]
         for index, remark in self.remarks.items():
-            errors = worst_errors(survey.counts[index].confusion)
+            errors = worst_errors(survey.counts[index].confusion, survey.classes)
             parts.append(element("h3", survey.names[index]))
             parts.append(element("p", f"{remark}. {errors}"))
             parts.append(drawn[index])
@@ -237,10 +254,10 @@ def galleries(survey: Survey, mirrored: Sequence[int], pictures: int) -> dict[st
     remarks |= {i: f"{remarks[i]}, left and right look exchanged" for i in mirrored}
     worst = ranked[:pictures]
     best = [i for i in reversed(ranked) if i not in worst][:pictures]
-    suspicion = mislabelled_scores(survey.confusions, survey.weights)
+    suspicion = mislabelled_scores(survey.confusions, survey.weights, survey.classes)
     suspects = [i for i in np.argsort(-suspicion, kind="stable").tolist() if suspicion[i] > 0]
     of_classes = "A picture's mIoU is over the classes in its mask or its prediction."
-    return {
+    shown = {
         "Worst pictures": Gallery(of_classes, {i: remarks[i] for i in worst}),
         "Best pictures": Gallery(of_classes, {i: remarks[i] for i in best}),
         "Label suspects": Gallery(
@@ -249,13 +266,15 @@ def galleries(survey: Survey, mirrored: Sequence[int], pictures: int) -> dict[st
             "the mask or the network may be wrong.",
             {i: f"Suspicion {suspicion[i]:.2f}, {remarks[i]}" for i in suspects[:pictures]},
         ),
-        "Mirrored masks": Gallery(
+    }
+    if survey.classes.pairs:
+        shown["Mirrored masks"] = Gallery(
             "Masks that agree with the network once left and right eyes, brows and ears are "
             f"exchanged: {len(mirrored)} of {len(survey.names)}, at most {pictures} of them shown. "
             "Seen from the front, a person's left eye is on the right.",
             {i: remarks[i] for i in mirrored[:pictures]},
-        ),
-    }
+        )
+    return shown
 
 
 def mirrored_table(survey: Survey, mirrored: Sequence[int]) -> Html:
@@ -264,8 +283,10 @@ def mirrored_table(survey: Survey, mirrored: Sequence[int]) -> Html:
     for index in mirrored:
         confusion = survey.counts[index].confusion
         cells = []
-        for left, right in LEFT_RIGHT_PAIRS:
+        for left, right in survey.classes.pairs:
             pair = confusion[np.ix_((left, right), (left, right))]
             cells.append(f"{pair[0, 1] + pair[1, 0]:,} of {pair.sum():,}")
         rows.append([survey.names[index], *cells])
-    return table("Pixels with left and right exchanged", ["picture", "eyes", "brows", "ears"], rows)
+    left = (survey.classes.names[index] for index, _ in survey.classes.pairs)
+    parts = [readable(name.removeprefix("left_")) for name in left]
+    return table("Pixels with left and right exchanged", ["picture", *parts], rows)

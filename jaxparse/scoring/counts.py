@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxparse.classes import IGNORE_LABEL, NUM_CLASSES
+from jaxparse.classes import IGNORE_LABEL
 
 BOUNDARY_SHARE = 0.02  # width of a boundary, of the picture's diagonal; the paper's
 
@@ -17,50 +17,58 @@ BOUNDARY_SHARE = 0.02  # width of a boundary, of the picture's diagonal; the pap
 class Counts(NamedTuple):
     """Pixels of one picture, or summed over several; pixels with label 255 are left out."""
 
-    confusion: np.ndarray  # int64 [19, 19], rows by label, columns by prediction
-    boundary: np.ndarray  # int64 [3, 19]: boundary in both, in the label, in the prediction
+    confusion: np.ndarray  # int64 [C, C], rows by label, columns by prediction
+    boundary: np.ndarray  # int64 [3, C]: boundary in both, in the label, in the prediction
 
 
 def count(
-    label: np.ndarray, prediction: np.ndarray, boundary_share: float = BOUNDARY_SHARE
+    label: np.ndarray,
+    prediction: np.ndarray,
+    classes: int,
+    boundary_share: float = BOUNDARY_SHARE,
 ) -> Counts:
-    """Compares two masks uint8 [H, W]: classes 0..18, the label also 255.
+    """Compares two masks uint8 [H, W] of that many classes; the label may also hold 255.
 
     For boundaries, ignored pixels are one more class in both masks, so that a correct prediction
     has the label's boundaries. Raises ValueError for any other value.
     """
     assert label.dtype == prediction.dtype == np.uint8, (label.dtype, prediction.dtype)
     assert label.shape == prediction.shape and label.ndim == 2, (label.shape, prediction.shape)
-    if prediction.max() >= NUM_CLASSES:
-        raise ValueError(f"prediction holds {prediction.max()}, outside 0..{NUM_CLASSES - 1}")
+    if prediction.max() >= classes:
+        raise ValueError(f"prediction holds {prediction.max()}, outside 0..{classes - 1}")
     distance = max(1, round(boundary_share * math.hypot(*label.shape)))
-    if label.max() >= NUM_CLASSES:
-        label, prediction = _left_out(label, prediction)
+    # Ignored pixels have the class 4 C, so rows hold up to 7 C, and indices 7 C² + 4 C.
+    rows, cells = (np.min_scalar_type(n) for n in (7 * classes, 7 * classes**2 + 4 * classes))
+    if label.max() >= classes:
+        label, prediction = _left_out(label, prediction, classes, rows)
     # The rows of a table [on the prediction's boundary, on the label's, label, prediction].
     row = _is_boundary(label, distance).view(np.uint8)
     row |= _is_boundary(prediction, distance).view(np.uint8) << 1
-    row *= NUM_CLASSES
+    row = row.astype(rows, copy=False)
+    row *= rows.type(classes)
     row += label
-    index = np.multiply(row, NUM_CLASSES, dtype=np.uint16)
+    index = np.multiply(row, classes, dtype=cells)
     index += prediction
-    table = _pixels_by_value(index.ravel(), 4 * NUM_CLASSES**2)
-    table = table.reshape(2, 2, NUM_CLASSES, NUM_CLASSES)
+    table = _pixels_by_value(index.ravel(), 4 * classes**2)
+    table = table.reshape(2, 2, classes, classes)
     boundary = np.diag(table[1, 1]), table[:, 1].sum((0, 2)), table[1].sum((0, 1))
     return Counts(table.sum((0, 1)), np.stack(boundary))
 
 
-def _left_out(label: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _left_out(
+    label: np.ndarray, prediction: np.ndarray, classes: int, dtype: np.dtype
+) -> tuple[np.ndarray, np.ndarray]:
     """Both masks with the ignored pixels set to a value beyond the table of `count`."""
     ignored = label == IGNORE_LABEL
     highest = label[~ignored].max(initial=0)
-    if highest >= NUM_CLASSES:
-        raise ValueError(f"label holds {highest}, outside 0..{NUM_CLASSES - 1} and {IGNORE_LABEL}")
-    beyond = np.uint8(4 * NUM_CLASSES)
+    if highest >= classes:
+        raise ValueError(f"label holds {highest}, outside 0..{classes - 1} and {IGNORE_LABEL}")
+    beyond = dtype.type(4 * classes)
     return np.where(ignored, beyond, label), np.where(ignored, beyond, prediction)
 
 
 def _pixels_by_value(index: np.ndarray, bins: int) -> np.ndarray:
-    """int64 [bins] numbers of pixels of uint16 [N]; values beyond the bins are left out.
+    """int64 [bins] numbers of pixels of unsigned [N]; values beyond the bins are left out.
 
     Counts runs of equal values, of which rows of masks hold few: that takes a quarter of the time
     of counting all pixels.

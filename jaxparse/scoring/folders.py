@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from jaxparse.classes import IGNORE_LABEL
+from jaxparse.classes import CELEBAMASK, IGNORE_LABEL, Classes
 from jaxparse.data.folders import match_masks
 from jaxparse.data.masks import read_label
 from jaxparse.files import read_ahead
@@ -26,19 +26,20 @@ class PairError(ValueError):
 def score_folders(
     predictions: Path,
     labels: Path,
-    prediction_order: str = "official",
-    label_order: str = "official",
+    classes: Classes = CELEBAMASK,
+    predictions_are: Classes | None = None,
+    labels_are: Classes | None = None,
     track: Callable[[Iterator[T], int], Iterator[T]] = lambda items, total: items,
 ) -> dict[str, Counts]:
     """Name without suffix -> `Counts` of every mask in `predictions` against that in `labels`.
 
-    `images.read_label` says which masks are understood; the orders are those in which they number
-    the classes. Reads in threads; `track(items, number)` may show the progress. If masks have no
-    partner, cannot be read, or have another size or other values, raises ValueError with the number
-    of each kind and an example.
+    `masks.read_label` says which masks are understood; they become those of `classes`, from other
+    tables if these are given. Reads in threads; `track(items, number)` may show the progress. If
+    masks have no partner, cannot be read, or have another size or other values, raises ValueError
+    with the number of each kind and an example.
     """
     pairs, counts_of, faults = match_masks(predictions, labels), {}, []
-    score = partial(_score_pair, orders=(prediction_order, label_order))
+    score = partial(_score_pair, classes=classes, tables=(predictions_are, labels_are))
     scored = read_ahead(score, pairs, os.cpu_count() or 1)
     for (prediction, _), counts in track(scored, len(pairs)):
         if isinstance(counts, PairError):
@@ -50,11 +51,13 @@ def score_folders(
     return counts_of
 
 
-def _score_pair(pair: tuple[Path, Path], orders: tuple[str, str]) -> Counts:
+def _score_pair(
+    pair: tuple[Path, Path], classes: Classes, tables: tuple[Classes | None, Classes | None]
+) -> Counts:
     path, label_path = pair
     try:
-        prediction = read_label(path, orders[0], "--prediction-order")
-        label = read_label(label_path, orders[1])
+        prediction = read_label(path, classes, tables[0], "--predictions-are")
+        label = read_label(label_path, classes, tables[1])
     except ValueError as error:
         raise PairError("unreadable or with other values", str(error)) from error
     if prediction.shape != label.shape:
@@ -65,9 +68,9 @@ def _score_pair(pair: tuple[Path, Path], orders: tuple[str, str]) -> Counts:
             f"{label_width}x{label_height} (width x height); resize it (nearest neighbour)",
         )
     if prediction.max() == IGNORE_LABEL:
-        line = f"prediction {path} holds {IGNORE_LABEL}; give every pixel a class, 0..18"
+        line = f"prediction {path} holds {IGNORE_LABEL}; give every pixel a class of {classes}"
         raise PairError("with unpredicted pixels", line)
-    return count(label, prediction)
+    return count(label, prediction, len(classes))
 
 
 def _list(faults: list[PairError]) -> str:

@@ -9,13 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxparse.classes import LEFT_RIGHT_PAIRS, NAMES, NUM_CLASSES
+from jaxparse.classes import CELEBAMASK, Classes
 
 LIKELIER_BY = 0.2  # mIoU that another label order must gain before it is suspected
 BOOTSTRAP_BLOCK = 100  # samples at once: bounds memory to a few times that of the counts
-# The classes that remain when left and right are joined; a pair has the index of its left one.
-_RIGHT_TO_LEFT = {right: left for left, right in LEFT_RIGHT_PAIRS}
-JOINED = [index for index in range(NUM_CLASSES) if index not in _RIGHT_TO_LEFT]
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -58,11 +55,14 @@ class Scores:
     f1: np.ndarray
     pixel_accuracy: float
     boundary_iou: np.ndarray | None = None
-    names: Sequence[str] = NAMES
+    names: Sequence[str] = CELEBAMASK.names
 
     @classmethod
     def of(
-        cls, confusion: np.ndarray, boundary: np.ndarray | None = None, names: Sequence[str] = NAMES
+        cls,
+        confusion: np.ndarray,
+        boundary: np.ndarray | None = None,
+        names: Sequence[str] = CELEBAMASK.names,
     ) -> "Scores":
         """From an integer confusion matrix [C, C], and for boundary IoU the [3, C] of `Counts`.
 
@@ -108,21 +108,32 @@ class Scores:
         return columns | ({} if self.boundary_iou is None else {"BoundaryIoU": self.boundary_iou})
 
 
-def join_left_right(confusion: np.ndarray) -> np.ndarray:
-    """[..., 19, 19] -> [..., 16, 16]: left and right eye, brow and ear are joined."""
-    places = [JOINED.index(_RIGHT_TO_LEFT.get(index, index)) for index in range(NUM_CLASSES)]
-    join = np.eye(len(JOINED), dtype=np.int64)[places]  # [19, 16]
+def joined(classes: Classes) -> list[int]:
+    """The classes that remain, [J], when left and right are joined: of each pair the left one."""
+    right = {pair[1] for pair in classes.pairs}
+    return [index for index in range(len(classes)) if index not in right]
+
+
+def join_left_right(confusion: np.ndarray, classes: Classes) -> np.ndarray:
+    """[..., C, C] -> [..., J, J]: left and right eye, brow and so on are joined."""
+    kept, left_of = joined(classes), {right: left for left, right in classes.pairs}
+    places = [kept.index(left_of.get(index, index)) for index in range(len(classes))]
+    join = np.eye(len(kept), dtype=np.int64)[places]  # [C, J]
     return join.T @ confusion @ join
 
 
-def joined_scores(confusion: np.ndarray) -> Scores:
-    """Scores of the 16 classes of `join_left_right`."""
-    names = [NAMES[index].removeprefix("left_") for index in JOINED]
-    return Scores.of(join_left_right(confusion), names=names)
+def joined_scores(confusion: np.ndarray, classes: Classes) -> Scores:
+    """Scores of the classes of `join_left_right`."""
+    left = {pair[0] for pair in classes.pairs}
+    names = [
+        name.removeprefix("left_") if (name := classes.names[index]) and index in left else name
+        for index in joined(classes)
+    ]
+    return Scores.of(join_left_right(confusion, classes), names=names)
 
 
 def picture_f1(confusions: np.ndarray) -> np.ndarray:
-    """[N] mean F1 of each picture over the classes of its label, from int [N, 19, 19].
+    """[N] mean F1 of each picture over the classes of its label, from int [N, C, C].
 
     Its mean is what the course's challenge of 2025 on CodaBench ranks by (background counts).
     """
@@ -133,7 +144,7 @@ def picture_f1(confusions: np.ndarray) -> np.ndarray:
 def bootstrap_interval(
     confusions: np.ndarray, samples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Bootstrap 95 % interval (low, high) of mIoU over pictures, from int [N, 19, 19].
+    """Bootstrap 95 % interval (low, high) of mIoU over pictures, from int [N, C, C].
 
     Percentiles over `samples` draws of N pictures with replacement. Classes absent from a draw are
     left out of its mean.
@@ -164,9 +175,14 @@ def likelier_order(confusion: np.ndarray, orders: Mapping[str, Sequence[int]]) -
     return best if best is not None and gains[best] > LIKELIER_BY else None
 
 
-def sides_are_exchanged(confusion: np.ndarray) -> bool:
-    """Whether most pixels that both masks give to an eye, a brow or an ear differ in their side."""
-    left, right = np.transpose(LEFT_RIGHT_PAIRS)
-    same = confusion[left, left] + confusion[right, right]  # [3]
+def sides_are_exchanged(confusion: np.ndarray, classes: Classes) -> bool:
+    """Whether most pixels that both masks give to a pair of classes differ in their side.
+
+    Of one pair alone that cannot be told.
+    """
+    if not classes.pairs:
+        return False
+    left, right = np.transpose(classes.pairs)
+    same = confusion[left, left] + confusion[right, right]  # [P]
     crossed = confusion[left, right] + confusion[right, left]
     return bool((crossed > same).sum() >= 2 and crossed.sum() > same.sum())

@@ -10,6 +10,7 @@ a resumed run, gradient accumulation and several devices see the same pictures.
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxparse.classes import IGNORE_LABEL, LEFT_RIGHT_PAIRS
+from jaxparse.classes import IGNORE_LABEL
 from jaxparse.config import Config
 from jaxparse.devices import Batch
 
@@ -122,7 +123,9 @@ def source_positions(drawn: Draw, height: int, width: int) -> tuple[Array, Array
     return y + height / 2, jnp.where(drawn.mirrored, -x, x) + width / 2
 
 
-def warp(image: Array, label: Array, drawn: Draw) -> tuple[Array, Array]:
+def warp(
+    image: Array, label: Array, drawn: Draw, pairs: Sequence[tuple[int, int]]
+) -> tuple[Array, Array]:
     """Picture uint8 [H, W, 3], bilinear, float32; mask uint8 [H, W], nearest neighbour.
 
     Pillow's conventions: a pixel whose centre comes from outside the original is 0 and 255; at the
@@ -147,13 +150,13 @@ def warp(image: Array, label: Array, drawn: Draw) -> tuple[Array, Array]:
     upper, lower = jax.lax.map(along_row, jnp.stack([top, top + 1]))
     image = jnp.where(inside[..., None], upper * (1 - below) + lower * below, 0)
     label = jnp.where(inside, at(label, jnp.floor(y), jnp.floor(x)), IGNORE_LABEL)
-    return image, jnp.where(drawn.mirrored, exchange_sides(label), label)
+    return image, jnp.where(drawn.mirrored, exchange_sides(label, pairs), label)
 
 
-def exchange_sides(label: Array) -> Array:
+def exchange_sides(label: Array, pairs: Sequence[tuple[int, int]]) -> Array:
     """The classes of a mirrored face: left and right are the person's own."""
     exchanged = label
-    for left, right in LEFT_RIGHT_PAIRS:  # not a table: comparisons use whole vectors
+    for left, right in pairs:  # not a table: comparisons use whole vectors
         exchanged = jnp.where(label == left, right, exchanged)
         exchanged = jnp.where(label == right, left, exchanged)
     return exchanged.astype(label.dtype)
@@ -253,7 +256,7 @@ def augment_picture(image: Array, label: Array, drawn: Draw, config: Config) -> 
     """Picture uint8 [H, W, 3] and mask uint8 [H, W] -> picture float32 of 0..255, and mask."""
     image = image.astype(jnp.float32)
     if warps(config):
-        image, label = warp(image, label, drawn)
+        image, label = warp(image, label, drawn, config.classes.pairs)
     planes = distort_colours([image[..., index] for index in range(3)], drawn, config)
     if config.grey_probability:
         pairs = zip(to_grey(planes), planes, strict=True)

@@ -5,8 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot, which keeps figures and chooses a backend
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
-from jaxparse.classes import NAMES
-from jaxparse.training.logs import Run, best_row, class_ious, series
+from jaxparse.training.logs import IOU, Run, best_row, class_ious, class_names, series
 
 SIZE = (11, 8)  # inches
 
@@ -26,7 +25,7 @@ def describe(run: Run) -> str:
     """The run's line in the legend."""
     if not (best := best_row(run)):
         return f"{run.label}: no evaluation yet"
-    note = "" if np.isfinite(class_ious(best)).any() else "; no IoU per class logged"
+    note = "" if any(name.startswith(IOU) for name in best) else "; no IoU per class logged"
     return f"{run.label}: best mIoU {100 * best['val/mIoU']:.2f} % at step {best['step']:,}{note}"
 
 
@@ -65,15 +64,16 @@ def draw_curves(axes: Axes, title: str, runs: list[Run], name: str, span: float 
 
 def draw_classes(axes: Axes, title: str, runs: list[Run]) -> None:
     """A group of bars per class, with a bar per run that logged IoU per class."""
-    ious = {run.colour: class_ious(best_row(run)) for run in runs}
+    names = class_names(runs)
+    ious = {run.colour: class_ious(best_row(run), names) for run in runs}
     ious = {colour: values for colour, values in ious.items() if np.isfinite(values).any()}
-    width, places = 0.8 / max(len(ious), 1), np.arange(len(NAMES))
+    width, places = 0.8 / max(len(ious), 1), np.arange(len(names))
     for index, (colour, values) in enumerate(ious.items()):
         offset = (index - (len(ious) - 1) / 2) * width
         axes.bar(places + offset, values, 0.92 * width, color=colour)
-    labels = [name.replace("_", " ") for name in NAMES]
+    labels = [name.replace("_", " ") for name in names]
     axes.set_xticks(places, labels, rotation=30, ha="right", rotation_mode="anchor")
-    axes.set(xlim=(-0.6, len(NAMES) - 0.4), ylim=(0, 100))
+    axes.set(xlim=(-0.6, len(names) - 0.4), ylim=(0, 100))
     nothing = "no IoU per class logged" if any(map(best_row, runs)) else "no evaluation yet"
     style_panel(axes, title, "" if ious else nothing)
 

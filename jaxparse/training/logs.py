@@ -4,17 +4,18 @@ import json
 import math
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxparse.classes import NAMES
 from jaxparse.files import atomic_path, reason, writing
 
 METRICS = "metrics.jsonl"
 TENSORBOARD_DIR = "tensorboard"
+IOU = "IoU/"  # before the names of classes
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
@@ -196,6 +197,12 @@ def best_row(run: Run) -> dict[str, float]:
     return {k: value for row in rows for k, value in row.items() if value is not None}
 
 
-def class_ious(row: dict[str, float]) -> np.ndarray:
-    """IoU [19] in percent; NaN for classes that were absent, or not logged."""
-    return 100 * np.array([row.get(f"IoU/{name}") for name in NAMES], np.float64)
+def class_names(runs: list[Run]) -> list[str]:
+    """The classes whose IoU was logged in any row of the runs, in the order of their first."""
+    names = (name for run in runs for row in run.rows for name in row)
+    return list(dict.fromkeys(name.removeprefix(IOU) for name in names if name.startswith(IOU)))
+
+
+def class_ious(row: dict[str, float], names: Sequence[str]) -> np.ndarray:
+    """IoU of these classes, [C] in percent; NaN for those that were absent, or not logged."""
+    return 100 * np.array([row.get(f"{IOU}{name}") for name in names], np.float64)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxparse.classes import IGNORE_LABEL
-from jaxparse.config import Config
+from jaxparse.config import Config, loss_weights
 from jaxparse.training.region_losses import dice_per_class, dice_per_picture, lovasz_softmax
 
 FOCAL_GAMMA, FOCAL_ALPHA = 2, 0.5  # mmsegmentation's: yes and no weigh the same
@@ -83,10 +83,10 @@ def weighted_losses(logits: Array, label: Array, config: Config) -> Array:
     each class has that class's weight.
     """
     losses, smoothing = pixel_losses(logits, label), config.label_smoothing
-    if config.class_weights:
+    if loss_weights(config):
         losses = losses * class_weights(label, config)
     if smoothing:
-        weights = jnp.asarray(config.class_weights or (1,) * logits.shape[1], logits.dtype)
+        weights = jnp.asarray(loss_weights(config) or (1,) * logits.shape[1], logits.dtype)
         even = weights[:, None, None] * (log_sum_exp(logits)[:, None] - logits)
         even = jnp.where(label == IGNORE_LABEL, 0, even.mean(1))
         losses = (1 - smoothing) * losses + smoothing * even
@@ -95,7 +95,7 @@ def weighted_losses(logits: Array, label: Array, config: Config) -> Array:
 
 def class_weights(label: Array, config: Config) -> Array:
     """The weight of each pixel's class, [B, H, W]; of ignored pixels any."""
-    return jnp.array(config.class_weights).at[label].get(mode="clip")
+    return jnp.array(loss_weights(config)).at[label].get(mode="clip")
 
 
 def near_boundary(label: Array, width: int) -> Array:
@@ -146,7 +146,7 @@ def divisor(label: Array, kept: Array, config: Config) -> Array | int:
     counted = kept if config.cross_entropy_divisor == "kept" else label != IGNORE_LABEL
     weights = counted.astype(float)
     if config.cross_entropy_divisor == "weights":
-        if config.class_weights:
+        if loss_weights(config):
             weights = weights * class_weights(label, config)
         if config.boundary_weight:
             weights = weights * boundary_factor(label, config)
@@ -155,7 +155,7 @@ def divisor(label: Array, kept: Array, config: Config) -> Array | int:
 
 
 def cross_entropy(logits: Array, label: Array, config: Config) -> Array:
-    """Mean over pixels of logits [B, C, H, W] against labels [B, H, W], 0..18 and 255.
+    """Mean over pixels of logits [B, C, H, W] against labels [B, H, W], 0..C-1 and 255.
 
     Ignored pixels (255) add nothing to the sum. By default they still count in the mean, as in
     mmsegmentation's default (avg_non_ignore=False); `cross_entropy_divisor` counts otherwise.
@@ -196,7 +196,7 @@ def dice(logits: Array, label: Array, config: Config) -> Array:
 def total_loss(logits: Array, label: Array, config: Config) -> Array:
     """The loss of one head: the sum of the terms that have a weight.
 
-    logits [B, C, H, W] at the label's size, labels [B, H, W] with 0..18 and 255 (ignored). Without
+    logits [B, C, H, W] at the label's size, labels [B, H, W] with 0..C-1 and 255 (ignored). Without
     a pixel that is not ignored the loss and its gradient are 0.
     """
     terms = (

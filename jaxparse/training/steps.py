@@ -27,7 +27,7 @@ from jaxparse.training.loss_scale import LossScale, adjust, all_finite, initial_
 from jaxparse.training.losses import total_loss
 from jaxparse.training.metrics import pixel_accuracy
 from jaxparse.training.optim import make_optimizer
-from jaxparse.weights.files import load_weights
+from jaxparse.weights.conversion import start_weights
 
 
 class TrainState(NamedTuple):
@@ -71,7 +71,7 @@ def start_state(config: Config, mesh: Mesh, weights: Path | None) -> TrainState:
     state = init_state(config, mesh)
     if weights is None:
         return state
-    loaded = load_weights(weights, config, state.params, state.batch_stats, allow_fresh=True)
+    loaded = start_weights(weights, config, state.params, state.batch_stats)
     weights = dict(zip(("params", "batch_stats"), loaded, strict=True))
     weights = jax.device_put(weights, replicated(mesh))
     # Copied: the step donates both.
@@ -105,7 +105,7 @@ def losses(
     """Total loss, its metrics and the new batch_stats, in training mode.
 
     `image` is normalised [B, H, W, 3], of the type that the network runs in; `label` [B, H, W]
-    holds 0..18 and 255.
+    holds 0..C-1 and 255.
     """
     model = nnx.merge(graphdef, params, batch_stats)
     mode = {"deterministic": False, "use_running_average": False, "remat": config.remat}

@@ -20,7 +20,6 @@ from PIL import Image
 from rich.progress import Progress
 
 from jaxparse import cli
-from jaxparse.classes import NAMES, NUM_CLASSES
 from jaxparse.config import Config
 from jaxparse.data.images import write_image
 from jaxparse.data.loaders import EvalLoader
@@ -40,8 +39,9 @@ from jaxparse.weights.files import BEST_EMA_WEIGHTS, BEST_WEIGHTS, flatten, save
 def make_eval_step(config: Config, block: tuple[int, int]) -> Callable[..., Array]:
     """The evaluation of one batch, as `data.loaders.EvalLoader` gives it with this `block`.
 
-    (params, batch_stats, {image, label, size} of numpy arrays) -> confusion matrix int32 [19, 19].
+    (params, batch_stats, {image, label, size} of numpy arrays) -> confusion matrix int32 [C, C].
     """
+    classes = len(config.classes)
     mesh = make_mesh()
     everywhere, shards = PartitionSpec(), PartitionSpec("data")
     # Each device has its own pictures: a loop over those of all devices would gather them on each.
@@ -51,20 +51,22 @@ def make_eval_step(config: Config, block: tuple[int, int]) -> Callable[..., Arra
     )
 
     def count(total: Array, logits: Array, label: Array, size: Array, corner: Array) -> Array:
-        # One picture at a time, 19 maps each. Two loops: in one, XLA would recompute the
-        # prediction for each of the 19 rows that are counted, 8 times as slow.
+        # One picture at a time, C maps each. Two loops: in one, XLA would recompute the
+        # prediction for each of the C rows that are counted, 8 times as slow for 19.
         predictions = jax.lax.map(
             lambda picture: predict_label(*picture, block, corner, config.align_corners),
             (logits, size),
         )
-        counts = jax.lax.map(lambda picture: confusion_matrix(*picture), (label, predictions))
+        counts = jax.lax.map(
+            lambda picture: confusion_matrix(*picture, classes), (label, predictions)
+        )
         # Onto the sum so far: one collective at a time, gloo mixes up those of two programs.
         return total + jax.lax.psum(counts.sum(0), "data")
 
     in_specs = (everywhere, shards, shards, shards, everywhere)
     count = jax.jit(per_device(count, in_specs=in_specs, out_specs=everywhere))
     network = jax.jit(network)
-    nothing = jax.device_put(np.zeros((NUM_CLASSES, NUM_CLASSES), np.int32), replicated(mesh))
+    nothing = jax.device_put(np.zeros((classes, classes), np.int32), replicated(mesh))
 
     def eval_step(
         params: dict[str, Any], batch_stats: dict[str, Any], batch: dict[str, np.ndarray]
@@ -87,13 +89,14 @@ def confusion_of(
     loader: EvalLoader,
     advance: Callable[[int], object] = lambda done: None,
 ) -> np.ndarray:
-    """Confusion matrix int64 [19, 19] over all pictures of `loader`, rows by label.
+    """Confusion matrix int64 [C, C] over all pictures of `loader`, rows by label.
 
     `eval_step` is that of `make_eval_step`; params and batch_stats are replicated over the
     devices. `advance(n)` is called after every batch with the number of pictures begun so far, all
     processes together.
     """
-    total = np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64)
+    classes = len(loader.config.classes)
+    total = np.zeros((classes, classes), np.int64)
     confusion = np.zeros_like(total)
     for number, batch in enumerate(loader, start=1):
         # Waits for the batch before: one is in flight, and int32 need only count one.
@@ -127,7 +130,7 @@ def write_examples(
     columns = {"picture": batch["image"], "truth": truths, "prediction": predictions}
     count = sum(map(bool, batch["name"]))
     shown = {title: list(map(np.asarray, column))[:count] for title, column in columns.items()}
-    write_image(path, contact_sheet(shown, side))
+    write_image(path, contact_sheet(shown, side, config.classes))
 
 
 class StoppedError(Exception):
@@ -171,7 +174,7 @@ class Validation:
         confusion = confusion_of(
             self.eval_step, **weights, loader=self.loader, advance=self.advance
         )
-        result = Scores.of(confusion)
+        result = Scores.of(confusion, names=self.config.classes.names)
         means = result.means()
         if self.log.is_main and means["mIoU"] > self.log.best(f"{name}/mIoU"):
             source = f"step {step} of {self.config.workdir}: {name} mIoU {100 * means['mIoU']:.2f}"
@@ -179,7 +182,7 @@ class Validation:
         if name == "val":
             # Written before the means, so that a reader who sees the means can rely on them.
             # Without the classes that do not occur: NaN is not valid JSON.
-            per_class = zip(NAMES, result.iou, strict=True)
+            per_class = zip(result.names, result.iou, strict=True)
             self.log.write(step, "IoU", {k: float(v) for k, v in per_class if not math.isnan(v)})
         self.log.write(step, name, means)
         cli.show(self.bar.console, evaluation_line(step, name, result))

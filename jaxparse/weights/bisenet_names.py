@@ -25,7 +25,7 @@ ZLLRUNNING_BISENET = Naming(
         *PLAIN_STEM,
         *STATISTICS,
     ),
-    label_order="zllrunning",
+    classes="zllrunning",
     fields=(("align_corners", True),),
 )
 YAKHYO_BISENET = ZLLRUNNING_BISENET._replace(

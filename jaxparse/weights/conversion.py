@@ -7,15 +7,22 @@ is used or known to be superfluous, every parameter is set, every shape is equal
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxparse.classes import LABEL_ORDERS, NUM_CLASSES
+from jaxparse.classes import CELEBAMASK, Classes, load_classes
 from jaxparse.config import Config
 from jaxparse.models import split_model, swin
-from jaxparse.weights.files import flatten, require_match
+from jaxparse.weights.files import (
+    filled,
+    flatten,
+    network_fields,
+    read_for,
+    require_match,
+)
 from jaxparse.weights.names import (
     ACCEPTED,
     BUFFERS,
@@ -43,28 +50,31 @@ class Conversion(NamedTuple):
     """What became of a checkpoint."""
 
     naming: str
-    arrays: dict[str, np.ndarray]  # by this package's names, classes in the official order
+    arrays: dict[str, np.ndarray]  # by this package's names, classes as in the config
     dropped: list[str]  # the checkpoint's names
     fresh: tuple[str, ...]  # prefixes of this package's names
     config: Config  # of the network
-    label_order: str  # of the checkpoint's classes
+    classes: Classes  # the checkpoint's
 
 
 def convert(
     path: str | Path,
     state_dict: Mapping[str, np.ndarray],
     config: Config | None = None,
-    label_order: str | None = None,
+    classes: Classes | None = None,
     fresh_classifier: bool = False,
 ) -> Conversion:
     """The arrays of a checkpoint for the network of `config`, or for the one it holds.
 
-    `path` is for messages; `label_order` is that of the classes in the file, by default the one
-    that its kind has. With `fresh_classifier` what has a place for each class is left out. Raises
-    ValueError unless every key is used or known to be superfluous, and every parameter and
-    statistic is set, in its shape, or is one of the `fresh` ones.
+    `path` is for messages; `classes` are those of the file, by default those that its kind has.
+    Networks of the classes of celebamask in another order are brought into its order. With
+    `fresh_classifier` what has a place for each class is left out. Raises ValueError unless every
+    key is used or known to be superfluous, and every parameter and statistic is set, in its shape,
+    or is one of the `fresh` ones.
     """
     naming = recognise(path, state_dict)
+    known = config.classes if config and naming.classes == CELEBAMASK.name else naming.classes
+    classes = classes or load_classes(known)
     require_constants(path, state_dict, naming)
     dropped = [key for key in state_dict if re.search(rf"{BUFFERS}|{naming.dropped}", key)]
     used = state_dict.keys() - set(dropped)
@@ -80,19 +90,22 @@ def convert(
             require_preprocessing(path, dict(naming.fields), config)
     else:
         config = Config(**network_of(path, arrays), **dict(naming.fields))
+        other_order = sorted(classes.names) == sorted(CELEBAMASK.names)
+        config = replace(config, classes=CELEBAMASK if other_order else classes)
     fresh = naming.fresh
     if fresh_classifier:
         fresh += tuple(sorted(name for name in arrays if class_axis(name) is not None))
         arrays = {name: array for name, array in arrays.items() if name not in fresh}
     else:
-        require_classes(path, arrays)
+        require_classes(path, arrays, classes)
     _, params, batch_stats = split_model(config)
     needed = flatten(params) | flatten(batch_stats)
     require_match(path, arrays, {k: v for k, v in needed.items() if not k.startswith(fresh)})
     if naming.unfolded:
         arrays |= {k: from_unfold_order(v) for k, v in arrays.items() if ".downsample." in k}
-    order = label_order or naming.label_order
-    return Conversion(naming.name, to_official_order(arrays, order), dropped, fresh, config, order)
+    if any(class_axis(name) is not None for name in arrays):
+        arrays = reordered(path, arrays, classes, config.classes)
+    return Conversion(naming.name, arrays, dropped, fresh, config, classes)
 
 
 def network_of(path: str | Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -143,24 +156,82 @@ def class_axis(name: str) -> int | None:
     return next((axis for ending, axis in CLASS_AXES.items() if name.endswith(ending)), None)
 
 
-def require_classes(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+def require_classes(path: str | Path, arrays: Mapping[str, np.ndarray], classes: Classes) -> None:
     """Raises ValueError if the network tells apart another number of classes."""
     axes = ((array, class_axis(name)) for name, array in arrays.items())
     counts = {array.shape[axis] for array, axis in axes if axis is not None}
-    if len(counts) == 1 and counts != {NUM_CLASSES}:
+    if len(counts) == 1 and counts != {len(classes)}:
         raise ValueError(
-            f"{path} has {counts.pop()} classes, expected {NUM_CLASSES}; --fresh-classifier keeps "
-            "all but its classifier, to train from"
+            f"{path} has {counts.pop()} classes, expected the {len(classes)} of {classes}; give "
+            "their table, --classes FILE.json; or --fresh-classifier, which keeps all but its "
+            "classifier, to train from"
         )
 
 
-def to_official_order(arrays: Mapping[str, np.ndarray], order: str) -> dict[str, np.ndarray]:
-    """Arrays whose classifiers number the classes by `order` -> by the official order."""
-    places = np.argsort(LABEL_ORDERS[order])
+def reordered(
+    path: str | Path, arrays: Mapping[str, np.ndarray], source: Classes, target: Classes
+) -> dict[str, np.ndarray]:
+    """Arrays whose classifiers number the classes as `source` does -> as `target` does.
+
+    Raises ValueError if those are not the same classes.
+    """
+    if sorted(source.names) != sorted(target.names):
+        raise ValueError(
+            f"{path} has the classes {source}, not {target}; check --exp and --classes, or give "
+            "--fresh-classifier, which keeps all but its classifier, to train from"
+        )
+    places = [source.index(name) for name in target.names]
     return {
         name: array if (axis := class_axis(name)) is None else array.take(places, axis)
         for name, array in arrays.items()
     }
+
+
+def start_weights(
+    path: str | Path, config: Config, params: dict[str, Any], batch_stats: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`params` and `batch_stats` of a random initialisation with what the file has put in.
+
+    A backbone's file leaves the heads; one of other classes gives the classifiers those of the same
+    names; with `config.fresh_classifier` the classifiers are left. Raises ValueError if the file is
+    of another network.
+    """
+    arrays, fresh, classes = read_for(path, config, any_classes=True)
+    initial, tables = flatten(params), (config.classes, classes)
+    classifiers = {name: axis for name in initial if (axis := class_axis(name)) is not None}
+    if config.fresh_classifier:
+        arrays = {name: array for name, array in arrays.items() if name not in classifiers}
+        fresh += tuple(classifiers)
+    elif classes.names != config.classes.names:
+        for name in classifiers.keys() & arrays.keys():
+            axis = classifiers[name]
+            arrays[name] = with_rows(np.array(initial[name]), arrays[name], axis, *tables)
+    return filled(path, arrays, params, batch_stats, fresh)
+
+
+def with_rows(
+    initial: np.ndarray, array: np.ndarray, axis: int, target: Classes, source: Classes
+) -> np.ndarray:
+    """`initial`, of the classes `target`, with what `array` has for classes of the same names."""
+    ours, theirs = np.moveaxis(initial, axis, 0), np.moveaxis(array, axis, 0)  # views
+    for index, name in enumerate(target.names):
+        if name in source.names:
+            ours[index] = theirs[source.index(name)]
+    return initial
+
+
+def start_line(path: str | Path, config: Config) -> str | None:
+    """Which classes the classifiers take from the file, in words; None if all, or no head."""
+    theirs = network_fields(path).get("classes")
+    if theirs is None or (theirs.names == config.classes.names and not config.fresh_classifier):
+        return None
+    names = config.classes.names
+    taken = [] if config.fresh_classifier else [name for name in names if name in theirs.names]
+    rest = [name for name in names if name not in taken]
+    shown = ", ".join(taken) or "none"
+    return (
+        f"classifiers: from {path} {shown}; from random initialisation {', '.join(rest) or 'none'}"
+    )
 
 
 def to_mmseg(arrays: Mapping[str, np.ndarray], config: Config) -> dict[str, np.ndarray]:

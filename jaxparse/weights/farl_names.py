@@ -29,7 +29,7 @@ FARL = Naming(
         ("head.head.", "decode_head."),
         *MMSEG_HEADS,
     ),
-    label_order="facer",
+    classes="facer",
     fields=(
         ("image_size", 448),
         ("image_mean", tuple(round(255 * mean, 8) for mean in CLIP_MEAN)),

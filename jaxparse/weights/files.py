@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from jaxparse import cli
-from jaxparse.classes import LABEL_ORDERS, NAMES, order_names
-from jaxparse.config import Config, config_from
+from jaxparse.classes import CELEBAMASK, Classes
+from jaxparse.config import Config, config_from, config_json
 from jaxparse.files import atomic_path, brief, reason
 
 # In a run's folder: the weights of its best evaluation, of the best of their moving average, and
@@ -29,8 +29,8 @@ SHIPPED = Path(__file__).with_name("tiny.safetensors")
 BEST_EMA_WEIGHTS = "best_ema.safetensors"
 AVERAGE_WEIGHTS = "average.safetensors"
 # The fields that decide the network's shapes.
-METADATA = {"network", "classes", "source", "fresh"}
-NETWORK_FIELDS = ("backbone", "head", "head_channels", "auxiliary_channels")
+METADATA = {"network", "source", "fresh"}
+NETWORK_FIELDS = ("backbone", "head", "head_channels", "auxiliary_channels", "classes")
 # And what the network takes and what becomes of its logits.
 PREPROCESSING_FIELDS = ("image_size", "resize_filter", "image_mean", "image_std", "align_corners")
 # How files begin that are often taken for weights -> what they are, and the fix.
@@ -90,8 +90,7 @@ def save_weights(
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     metadata = {
         "format": "jaxparse",
-        "network": json.dumps({name: getattr(config, name) for name in fields}),
-        "classes": ",".join(NAMES),
+        "network": json.dumps(config_json(config, fields)),
         "source": origin,
         "fresh": ",".join(fresh),
     }
@@ -172,8 +171,9 @@ def _parsed(path: str | Path, key: str, text: str) -> dict[str, Any]:
     return value
 
 
-def network_fields(path: str | Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+def network_fields(path: str | Path) -> dict[str, Any]:
     """The fields of Config that the weights were saved for. Raises ValueError for others."""
+    metadata = read_metadata(path)
     network = _parsed(path, "network", metadata["network"])
     held = config_from(network, path)  # raises for other names and types
     if "backbone" not in network:
@@ -181,7 +181,27 @@ def network_fields(path: str | Path, metadata: Mapping[str, str]) -> dict[str, A
     found = zlib.crc32(metadata["network"].encode(errors="replace"))
     if _parsed(path, "crc32", metadata.get("crc32", "{}")).get("network", found) != found:
         raise ValueError(f"{path} is damaged: its metadata network has another checksum; copy it")
-    return {name: getattr(held, name) for name in network}
+    fields = {name: getattr(held, name) for name in network}
+    return {"classes": CELEBAMASK} | fields if "head" in network else fields  # older files
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata alone. Raises ValueError if jaxparse did not write the file."""
+    if not Path(path).is_file():
+        raise ValueError(
+            f"there is no file or run {path}; train one, or convert weights with "
+            f"{cli.line_for_shell('convert_weights')}"
+        )
+    metadata: dict[str, str] = {}
+    if kind_of_file(path) != "torch":
+        with _opened(path) as file:
+            metadata = file.metadata() or {}
+    if metadata.get("format") != "jaxparse":
+        command = cli.line_for_shell("convert_weights", "--checkpoint", path)
+        raise ValueError(f"{path} was not written by jaxparse; convert it first: {command}")
+    if missing := METADATA - metadata.keys():
+        raise ValueError(f"{path} is damaged: its metadata lacks {', '.join(sorted(missing))}")
+    return metadata
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -190,56 +210,58 @@ def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str
     Raises ValueError if jaxparse did not write the file, or if it is damaged: a checksum differs
     (files of older versions have none), or a value is not a finite number.
     """
-    if not Path(path).is_file():
-        raise ValueError(
-            f"there is no file or run {path}; train one, or convert weights with "
-            f"{cli.line_for_shell('convert_weights')}"
-        )
-    is_torch = kind_of_file(path) == "torch"
-    arrays, metadata = ({}, {}) if is_torch else read_safetensors(path)
-    if metadata.get("format") != "jaxparse":
-        command = cli.line_for_shell("convert_weights", "--checkpoint", path)
-        raise ValueError(f"{path} was not written by jaxparse; convert it first: {command}")
-    if missing := METADATA - metadata.keys():
-        raise ValueError(f"{path} is damaged: its metadata lacks {', '.join(sorted(missing))}")
-    arrays = _intact(path, arrays, metadata.get("crc32", "{}"))
-    classes = metadata["classes"].split(",")
-    if classes != list(NAMES):
-        orders = (order for order in LABEL_ORDERS if list(order_names(order)) == classes)
-        found = next(orders, brief(", ".join(classes)))
-        raise ValueError(
-            f"{path} has the classes in the order {found}, expected the official one: "
-            "convert the original checkpoint with convert_weights --label-order"
-        )
-    return arrays, metadata
+    read_metadata(path)  # raises for files of others
+    arrays, metadata = read_safetensors(path)
+    return _intact(path, arrays, metadata.get("crc32", "{}")), metadata
+
+
+def read_for(
+    path: str | Path, config: Config, any_classes: bool = False
+) -> tuple[dict[str, np.ndarray], tuple[str, ...], Classes]:
+    """The arrays for the network of `config`, the prefixes of those that the file lacks, and its
+    table of classes, which may be another one with `any_classes`.
+
+    Raises ValueError if the file is of another network.
+    """
+    arrays, metadata = read_weights(path)
+    network = network_fields(path)
+    network.pop("image_size", None)  # the weights fit any
+    classes = network.pop("classes", config.classes)
+    expected = {name: getattr(config, name, None) for name in network}
+    faults = [f"{n} {network[n]}, not {expected[n]}" for n in network if network[n] != expected[n]]
+    if classes.names != config.classes.names and not any_classes:
+        faults.append(f"the classes {classes}, not {config.classes}")
+    if faults:
+        raise ValueError(f"{path} holds {', '.join(faults)}; check --exp")
+    return arrays, tuple(filter(None, metadata["fresh"].split(","))), classes
 
 
 def load_weights(
-    path: str | Path,
-    config: Config,
-    params: dict[str, Any],
-    batch_stats: dict[str, Any],
-    allow_fresh: bool = False,
+    path: str | Path, config: Config, params: dict[str, Any], batch_stats: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """`params` and `batch_stats` with every array replaced by the file's.
 
-    With `allow_fresh`, arrays whose names start with one of the file's `fresh` prefixes are kept
-    (a backbone's file for a whole network). Raises ValueError if the file is of another network;
-    if names or shapes do not match, it lists those of both sides.
+    Raises ValueError if the file is of another network, or lacks a part of it; if names or shapes
+    do not match, it lists those of both sides.
     """
-    arrays, metadata = read_weights(path)
-    network = network_fields(path, metadata)
-    network.pop("image_size", None)  # the weights fit any
-    expected = {name: getattr(config, name, None) for name in network}
-    faults = [f"{n} {network[n]}, not {expected[n]}" for n in network if network[n] != expected[n]]
-    if faults:
-        raise ValueError(f"{path} holds {', '.join(faults)}; check --exp")
-    fresh = tuple(filter(None, metadata["fresh"].split(",")))
-    if fresh and not allow_fresh:
+    arrays, fresh, _ = read_for(path, config)
+    if fresh:
         raise ValueError(
             f"{path} has no weights for {brief(', '.join(fresh))}; train from it first "
             f"(train --init-weights {path})"
         )
+    return filled(path, arrays, params, batch_stats)
+
+
+def filled(
+    path: str | Path,
+    arrays: Mapping[str, np.ndarray],
+    params: dict[str, Any],
+    batch_stats: dict[str, Any],
+    fresh: tuple[str, ...] = (),
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`params` and `batch_stats` with their arrays replaced; those that `arrays` lack are kept if
+    their names start with one of the prefixes `fresh`."""
     needed = flatten(params) | flatten(batch_stats)
     kept = {name for name in needed if name not in arrays and name.startswith(fresh)}
     require_match(path, arrays, {k: v for k, v in needed.items() if k not in kept})

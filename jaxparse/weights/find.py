@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxparse import cli
-from jaxparse.config import Config, config_from, load_experiment, read_config
+from jaxparse.classes import CELEBAMASK
+from jaxparse.config import Config, load_experiment, read_config, scored_in
 from jaxparse.models import split_model
-from jaxparse.weights.files import BEST_WEIGHTS, load_weights, network_fields, read_weights
+from jaxparse.weights.files import BEST_WEIGHTS, load_weights, network_fields
 from jaxparse.weights.hub import fetch, is_hub_name
 
 
@@ -30,12 +31,12 @@ def config_of_weights(path: str | Path) -> Config:
 
     Raises ValueError for a backbone-only file.
     """
-    fields = network_fields(path, read_weights(path)[1])
+    fields = network_fields(path)
     if "head_channels" not in fields:
         raise ValueError(
             f"{path} contains only a backbone; train from it first (train --init-weights {path})"
         )
-    return config_from(fields, path)
+    return Config(**fields)
 
 
 def load_network(
@@ -44,11 +45,12 @@ def load_network(
     """Config, params and batch_stats of what `find_weights` takes.
 
     The Config is that of the run's config.json or of the file's metadata; `exp` names an experiment
-    to take it from instead.
+    to take all but the classes from instead.
     """
     path = find_weights(weights)
     if exp:
-        config = load_experiment(exp)
+        classes = network_fields(path).get("classes", CELEBAMASK)
+        config = scored_in(load_experiment(exp), classes, None)
     else:
         config = read_config(weights) if Path(weights).is_dir() else config_of_weights(path)
     try:

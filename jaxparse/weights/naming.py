@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxparse.classes import LabelOrder
+from jaxparse.classes import CELEBAMASK
 
 Renames = tuple[tuple[str, str], ...]  # theirs, ours
 Parts = tuple[tuple[str, int], ...]  # parts of names, and their shares of the outputs
@@ -40,7 +40,7 @@ class Naming(NamedTuple):
     fresh: tuple[str, ...] = ()  # prefixes of parameters that such files lack
     prefix: str = ""  # of our names
     unfolded: bool = False  # patch merging orders its four neighbours as torch's unfold does
-    label_order: LabelOrder = "official"
+    classes: str = CELEBAMASK.name  # the table that such networks usually have
     fields: tuple[tuple[str, Any], ...] = ()  # of Config: the preprocessing, if not the default
     regrouped: Regrouping = ((), ())  # theirs into ours, by names after `renames`
     dropped: str = IMAGENET_CLASSIFIER  # a regular expression of keys that are superfluous

@@ -34,7 +34,7 @@ SEGFACE = Naming(
     "SegFace Swin-B",
     ("backbone.0.1.0.attn.qkv.weight", "face_decoder.background_token.weight"),
     (*TORCHVISION_SWIN, *HEAD),
-    label_order="facer",
+    classes="facer",
     fields=(("resize_filter", "bicubic"),),
     dropped=r"^backbone\.1\.",
     regrouped=(tuple((name, 1) for name in TOKEN_NAMES), (("decode_head.class_tokens", 1),), 0),

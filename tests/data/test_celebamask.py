@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxparse.classes import NAMES
+from jaxparse.classes import CELEBAMASK
 from jaxparse.data.celebamask import (
     CHALLENGE_COUNTS,
     MAPPING,
@@ -45,7 +45,7 @@ def lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_parts_are_the_classes_in_their_order() -> None:
-    for part, name in zip(PARTS, NAMES[1:], strict=True):
+    for part, name in zip(PARTS, CELEBAMASK.names[1:], strict=True):
         assert OTHERS.get(part, ABBREVIATIONS.get(part[:2], part[:2]) + part[2:]) == name
     for order in PAINT_ORDERS.values():
         assert sorted(order) == sorted(PARTS)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxparse.classes import IGNORE_LABEL, NUM_CLASSES, PALETTE
+from jaxparse.classes import CELEBAMASK, IGNORE_LABEL, convert_label, load_classes
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.data.images import read_image, write_image
 from jaxparse.data.masks import read_label, read_pair, write_mask
@@ -17,7 +17,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
 def all_classes() -> np.ndarray:
     """Mask [4, 5] that holds 0..18 and 255."""
-    return np.array([*range(NUM_CLASSES), IGNORE_LABEL], np.uint8).reshape(4, 5)
+    return np.array([*range(len(CELEBAMASK)), IGNORE_LABEL], np.uint8).reshape(4, 5)
 
 
 def cut(path: Path) -> None:
@@ -32,7 +32,9 @@ def test_greyscale_palette_and_grey_alpha_become_rgb(tmp_path: Path) -> None:
     Image.fromarray(NOISE[..., 0]).convert("LA").save(tmp_path / "alpha.png")
     np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "alpha.png")), grey)
     write_mask(tmp_path / "palette.png", np.arange(19, dtype=np.uint8)[None])
-    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "palette.png"))[0], PALETTE)
+    np.testing.assert_array_equal(
+        np.asarray(read_image(tmp_path / "palette.png"))[0], CELEBAMASK.palette
+    )
 
 
 def test_write_mask_keeps_indices_and_palette(tmp_path: Path) -> None:
@@ -40,18 +42,22 @@ def test_write_mask_keeps_indices_and_palette(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_label(tmp_path / "a.png"), all_classes())
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.mode == "P"
-        assert picture.getpalette()[: 3 * NUM_CLASSES] == PALETTE.ravel().tolist()
+        assert picture.getpalette()[: 3 * len(CELEBAMASK)] == CELEBAMASK.palette.ravel().tolist()
         np.testing.assert_array_equal(np.asarray(picture), all_classes())
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_a_mask_is_read_in_the_order_in_which_it_was_written(tmp_path: Path) -> None:
-    write_mask(tmp_path / "a.png", all_classes(), "zllrunning")
+def test_a_mask_is_read_in_the_table_in_which_it_was_written(tmp_path: Path) -> None:
+    zllrunning = load_classes("zllrunning")
+    there = convert_label(all_classes(), CELEBAMASK, zllrunning)
+    write_mask(tmp_path / "a.png", there, zllrunning)
     with Image.open(tmp_path / "a.png") as picture:
         values = np.asarray(picture)
     assert values[0, 4] == 4 and values[0, 2] == 10  # left_eye and nose there
-    np.testing.assert_array_equal(read_label(tmp_path / "a.png", "zllrunning"), all_classes())
-    with refuses(tmp_path / "a.png", "official", "--label-order zllrunning"):
+    label = read_label(tmp_path / "a.png", labels_are=zllrunning)
+    np.testing.assert_array_equal(label, all_classes())
+    np.testing.assert_array_equal(read_label(tmp_path / "a.png", zllrunning), there)
+    with refuses(tmp_path / "a.png", "celebamask", "--labels-are zllrunning"):
         read_label(tmp_path / "a.png")
 
 
@@ -64,8 +70,8 @@ def test_greyscale_mask_holds_classes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_palette_colours_are_mapped(tmp_path: Path, mode: str) -> None:
-    classes = np.random.default_rng(1).integers(0, NUM_CLASSES, (9, 13), dtype=np.uint8)
-    Image.fromarray(PALETTE[classes]).convert(mode).save(tmp_path / "a.png")
+    classes = np.random.default_rng(1).integers(0, len(CELEBAMASK), (9, 13), dtype=np.uint8)
+    Image.fromarray(CELEBAMASK.palette[classes]).convert(mode).save(tmp_path / "a.png")
     label = read_label(tmp_path / "a.png")
     assert label.dtype == np.uint8
     np.testing.assert_array_equal(label, classes)
@@ -73,17 +79,17 @@ def test_palette_colours_are_mapped(tmp_path: Path, mode: str) -> None:
 
 @pytest.mark.parametrize("colour", [(1, 2, 3), (0, 0, 1), (255, 255, 255), (203, 0, 0)])
 def test_foreign_colour_is_refused(tmp_path: Path, colour: tuple[int, int, int]) -> None:
-    colours = PALETTE[np.ones((4, 4), int)]
+    colours = CELEBAMASK.palette[np.ones((4, 4), int)]
     colours[2, 3] = colour
     Image.fromarray(colours).save(tmp_path / "a.png")
-    with refuses("a.png", colour, "0..18"):
+    with refuses("a.png", colour, "celebamask"):
         read_label(tmp_path / "a.png")
 
 
 def test_colours_of_a_known_tool_are_named(tmp_path: Path) -> None:
     colours = np.array([(0, 0, 0), (255, 85, 0), (0, 170, 255)], np.uint8)
     Image.fromarray(colours[np.eye(3, dtype=int)]).save(tmp_path / "a.png")
-    with refuses("a.png", "zllrunning", "--label-order"):
+    with refuses("a.png", "zllrunning", "--labels-are"):
         read_label(tmp_path / "a.png")
 
 
@@ -92,7 +98,7 @@ def test_value_outside_the_classes_is_refused(tmp_path: Path, value: int) -> Non
     label = all_classes()
     label[1, 2] = value
     write_mask(tmp_path / "x.png", label)
-    with refuses("x.png", value, "0..18", "255"):
+    with refuses("x.png", value, "0..18", "255", "celebamask", "--labels-are"):
         read_label(tmp_path / "x.png")
 
 
@@ -104,7 +110,7 @@ def test_mask_of_another_mode_is_refused(tmp_path: Path, mode: str) -> None:
 
 
 def test_truncated_mask_is_refused(tmp_path: Path) -> None:
-    write_mask(tmp_path / "a.png", NOISE[..., 0] % NUM_CLASSES)
+    write_mask(tmp_path / "a.png", NOISE[..., 0] % len(CELEBAMASK))
     cut(tmp_path / "a.png")
     with refuses("cannot read", "a.png"):
         read_label(tmp_path / "a.png")
@@ -112,7 +118,7 @@ def test_truncated_mask_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bits", [2, 4])
 def test_greyscale_masks_of_few_bits_keep_their_classes(tmp_path: Path, bits: int) -> None:
-    label = (np.arange(64, dtype=np.uint8) % min(2**bits, NUM_CLASSES)).reshape(8, 8)
+    label = (np.arange(64, dtype=np.uint8) % min(2**bits, len(CELEBAMASK))).reshape(8, 8)
     rows = (label.reshape(8, -1, 8 // bits) << np.arange(8 - bits, -1, -bits)).sum(2)
     lines = b"".join(b"\0" + row.astype(np.uint8).tobytes() for row in rows)
     header = struct.pack(">IIBBBBB", 8, 8, bits, 0, 0, 0, 0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxparse.classes import IGNORE_LABEL, NUM_CLASSES
+from jaxparse.classes import CELEBAMASK, IGNORE_LABEL
 from jaxparse.config import Config
 from jaxparse.models.bisenet import BasicResNet, BiSeNet
 from jaxparse.models.ops.resize import resize_logits
@@ -25,7 +25,7 @@ CONFIG = Config(head="bisenet", align_corners=True, auxiliary_weight=1.0)
 def build() -> BiSeNet:
     """A BiSeNet of few channels in the backbone."""
     backbone = BasicResNet(DEPTHS, (8, 12, 16, 20), rngs=nnx.Rngs(0))
-    return BiSeNet(backbone, NUM_CLASSES, rngs=nnx.Rngs(0))
+    return BiSeNet(backbone, len(CELEBAMASK), rngs=nnx.Rngs(0))
 
 
 def torch_logits(net: InTorch, image: np.ndarray, depths: tuple[int, ...]) -> list[Tensor]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxparse.classes import LABEL_ORDERS
+from jaxparse.classes import CELEBAMASK, becomes, load_classes
 from jaxparse.models import segface, split_model
 from jaxparse.models.segface import SegFaceHead, position_code
 from jaxparse.models.segformer import fused_products
@@ -136,7 +136,7 @@ def network(dtype: str) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     graphdef, *trees = split_model(conversion.config)
     arrays = {k: v.astype(dtype) for k, v in conversion.arrays.items()}
     state = [unflatten({key: arrays[key] for key in flatten(tree)}) for tree in trees]
-    order = np.array(LABEL_ORDERS["facer"])
+    order = np.array(becomes(load_classes("facer"), CELEBAMASK))
 
     def run(state: list, image: jax.Array) -> dict[str, jax.Array]:
         model = nnx.merge(graphdef, *state)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxparse.classes import LABEL_ORDERS
+from jaxparse.classes import CELEBAMASK, becomes, load_classes
 from jaxparse.models import split_model, vit
 from jaxparse.models.ops.resize import resize_logits
 from jaxparse.weights.conversion import convert
@@ -99,7 +99,7 @@ def network(dtype: str) -> Callable[[np.ndarray, int], dict[str, np.ndarray]]:
     conversion = convert(Path(NAME), reference.state_dict(NAME) | constants)
     graphdef, *trees = split_model(conversion.config)
     arrays = {k: v.astype(dtype) for k, v in conversion.arrays.items()}
-    order = np.array(LABEL_ORDERS["facer"])
+    order = np.array(becomes(load_classes("facer"), CELEBAMASK))
 
     def run(state: list, image: jax.Array) -> dict[str, jax.Array]:
         model = nnx.merge(graphdef, *state)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxparse.classes import NAMES, PALETTE
+from jaxparse.classes import CELEBAMASK
 from jaxparse.parsing.overlay import (
     ERROR,
     blend,
@@ -15,14 +15,14 @@ from jaxparse.parsing.overlay import (
 
 def classes_in(strip: np.ndarray) -> set[int]:
     """Those whose colours a legend shows; without 0, which is black, as is the text."""
-    return {index for index in range(1, 19) if (strip == PALETTE[index]).all(-1).any()}
+    return {index for index in range(1, 19) if (strip == CELEBAMASK.palette[index]).all(-1).any()}
 
 
 def test_colourise_takes_the_palette_and_white_for_ignored() -> None:
     label = np.array([[*range(19), 255]], np.uint8)
     colours = colourise(label)
     assert colours.dtype == np.uint8
-    np.testing.assert_array_equal(colours[0, :19], PALETTE)
+    np.testing.assert_array_equal(colours[0, :19], CELEBAMASK.palette)
     np.testing.assert_array_equal(colours[0, 19], (255, 255, 255))
 
 
@@ -57,7 +57,7 @@ def test_legend_fits_all_classes_and_is_readable(height: int) -> None:
     assert len(strip) >= height
     end_of_last = 0
     for index in range(1, 19):  # 0 is black, as is the text
-        rows, columns = np.nonzero((strip == PALETTE[index]).all(-1))
+        rows, columns = np.nonzero((strip == CELEBAMASK.palette[index]).all(-1))
         first, end = rows.min(), rows.max() + 1
         assert first > end_of_last  # one below the other
         text = strip[first:end, columns.max() + 2 :]
@@ -69,7 +69,7 @@ def test_legend_fits_all_classes_and_is_readable(height: int) -> None:
 
 def test_legend_gives_each_class_its_own_text() -> None:
     texts = {legend([index], 18)[:, 18:].tobytes() for index in range(19)}
-    assert len(texts) == len(NAMES)
+    assert len(texts) == len(CELEBAMASK.names)
 
 
 def test_legend_of_no_class_is_white() -> None:
@@ -83,8 +83,8 @@ def test_contact_sheet_places_pictures_and_masks_in_a_grid() -> None:
     sheet = contact_sheet({"picture": images, "truth": masks}, side=64)
     titles, first, second = np.split(sheet, [len(sheet) - 128, len(sheet) - 64])
     assert (first[:, :64] == 0).all() and (second[:, :64] == 10).all()
-    assert (first[:, 64:128] == PALETTE[1]).all()
-    assert (second[16:48, 64:128] == PALETTE[17]).all()
+    assert (first[:, 64:128] == CELEBAMASK.palette[1]).all()
+    assert (second[16:48, 64:128] == CELEBAMASK.palette[17]).all()
     assert (second[:16, 64:128] == 255).all()  # a mask of another shape is not stretched
     for column in (titles[:, :64], titles[:, 64:128]):
         assert (column < 128).any()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxparse.classes import MIRRORED, NAMES
+from jaxparse.classes import CELEBAMASK
 from jaxparse.data.masks import read_label
 from jaxparse.parsing.overlay import blend
 from jaxparse.parsing.parser import Parser, TestTime
@@ -37,11 +37,11 @@ def test_scales_and_the_mirror_image_are_averaged(nano: Nano, make_parser: Calla
             batch = np.stack([resized(view, (side, side)).astype(np.float32)] * 4)
             probabilities = softmax(resized(np.asarray(nano.network(batch)[0]), (64, 64)))
             if view is not image:
-                probabilities = probabilities[:, ::-1][..., MIRRORED]
+                probabilities = probabilities[:, ::-1][..., CELEBAMASK.mirrored]
             expected += probabilities / 4
     require_highest(result.mask, expected)
     for name in ("skin", "left_eye", "right_brow"):
-        wanted = expected[..., NAMES.index(name)]
+        wanted = expected[..., CELEBAMASK.names.index(name)]
         np.testing.assert_allclose(result.probability(name), wanted, atol=2e-5)
 
 
@@ -61,10 +61,10 @@ def test_a_mirrored_picture_gives_the_mirrored_mask(
     parser = make_parser(flip=True, **settings)
     image = face(0, size)
     result, mirrored = parser([image, image[:, ::-1]])
-    np.testing.assert_array_equal(mirrored.mask, MIRRORED[result.mask[:, ::-1]])
+    np.testing.assert_array_equal(mirrored.mask, CELEBAMASK.mirrored[result.mask[:, ::-1]])
     assert {4, 5, 6, 7, 8, 9} & set(np.unique(result.mask))  # a class with sides is there
     plain = make_parser(**settings)
-    differs = plain(image[:, ::-1]).mask != MIRRORED[plain(image).mask[:, ::-1]]
+    differs = plain(image[:, ::-1]).mask != CELEBAMASK.mirrored[plain(image).mask[:, ::-1]]
     assert differs.any()  # it is the flip's doing
 
 
@@ -119,9 +119,9 @@ def test_what_a_parsing_tells(make_parser: Callable, tmp_path: Path) -> None:
     result = make_parser()(image)
     area = result.area()
     assert sum(area.values()) == pytest.approx(1)
-    assert area[NAMES[result.mask[0, 0]]] == (result.mask == result.mask[0, 0]).mean()
-    assert set(area) == {NAMES[index] for index in np.unique(result.mask)}
-    total = sum(result.probability(name) for name in NAMES)
+    assert area[CELEBAMASK.names[result.mask[0, 0]]] == (result.mask == result.mask[0, 0]).mean()
+    assert set(area) == {CELEBAMASK.names[index] for index in np.unique(result.mask)}
+    total = sum(result.probability(name) for name in CELEBAMASK.names)
     np.testing.assert_allclose(total, 1, atol=1e-5)
     np.testing.assert_array_equal(np.asarray(result.overlay())[:40, :60], blend(image, result.mask))
     result.save(tmp_path / "mask.png")

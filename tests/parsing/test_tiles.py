@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxparse.classes import NAMES
+from jaxparse.classes import CELEBAMASK
 from jaxparse.models.ops.resize import resize_matrix
 from jaxparse.parsing.network import predict_label
 from jaxparse.parsing.parser import Parsing, Picture
@@ -22,7 +22,9 @@ def test_tiles_equal_the_picture_as_a_whole(size: tuple[int, int]) -> None:
     require_highest(np.asarray(predict_label(logits, np.array(size, np.int32), size)), expected)
     probability = parsing.probability("hair")
     assert probability.dtype == np.float32
-    np.testing.assert_allclose(probability, expected[..., NAMES.index("hair")], atol=1e-6)
+    np.testing.assert_allclose(
+        probability, expected[..., CELEBAMASK.names.index("hair")], atol=1e-6
+    )
     np.testing.assert_allclose(parsing.confidence(), expected.max(2), atol=1e-6)
 
 
@@ -74,7 +76,7 @@ def test_windows_are_averaged_where_they_overlap() -> None:
         logits[0, column, ..., index] = 20
     level = Level(jnp.asarray(logits), (0,), (0, 4, 8), (8, 8), (8, 16))
     parsing = Parsing(Picture("none", [], (8, 16)), [level])
-    shares = [parsing.probability(NAMES[index])[3] for index in (1, 13, 17)]
+    shares = [parsing.probability(CELEBAMASK.names[index])[3] for index in (1, 13, 17)]
     np.testing.assert_allclose(shares[0], [1] * 4 + [0.5] * 4 + [0] * 8, atol=1e-6)
     np.testing.assert_allclose(shares[1], [0] * 4 + [0.5] * 8 + [0] * 4, atol=1e-6)
     np.testing.assert_allclose(shares[2], shares[0][::-1], atol=1e-6)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxparse.classes import NAMES
+from jaxparse.classes import CELEBAMASK
 from jaxparse.config import save_config
 from jaxparse.data.images import write_image
 from jaxparse.data.masks import write_mask
@@ -32,7 +32,7 @@ def run(nano: Nano, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """A run's folder with the mini network and three evaluations."""
     rows = [{"step": step, "train/loss": 9 / step} for step in range(5, 35, 5)]
     for step, value in EVALUATIONS.items():
-        classes = {f"IoU/{name}": value / 2 for name in NAMES if name != "hat"}
+        classes = {f"IoU/{name}": value / 2 for name in CELEBAMASK.names if name != "hat"}
         rows += [{"step": step} | classes, {"step": step, "val/mIoU": value, "val/aAcc": 0.5}]
     folder = make_run(tmp_path_factory.mktemp("runs") / "a <b> run", rows)
     save_config(replace(nano.config, data_dir=str(data_dir), workdir="<script>"), folder)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from jaxparse.classes import MIRRORED
+from jaxparse.classes import CELEBAMASK
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.scoring.counts import Counts, count
 
@@ -30,7 +30,7 @@ def face(index: int) -> tuple[np.ndarray, np.ndarray]:
 def mask_on_disk(index: int) -> np.ndarray:
     label = face(index)[1].copy()
     if index in MIRRORED_MASKS:
-        label = MIRRORED[label].astype(np.uint8)
+        label = CELEBAMASK.mirrored[label].astype(np.uint8)
     if index == WRONG_MASK:
         label[label == 13] = 0  # hair that was not marked
     label[:, :2] = 255

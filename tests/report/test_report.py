@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxparse import cli
-from jaxparse.classes import MIRRORED, NAMES
+from jaxparse.classes import CELEBAMASK
 from jaxparse.data.mirrored import read_names, write_names
 from jaxparse.parsing.parser import NO_TEST_TIME, TestTime
 from jaxparse.report import __main__ as report_module
@@ -53,7 +53,7 @@ def test_scores(page: str) -> None:
     figures = dict(re.findall("<div>([^<]*?)<b>(.*?)</b>", section(page, "Scores")))
     straight = confusions.copy()
     for index in MIRRORED_MASKS:
-        straight[index] = straight[index][MIRRORED]
+        straight[index] = straight[index][CELEBAMASK.mirrored]
     expected = {
         "mIoU": summary["mIoU"],
         "mIoU, left and right joined": joined_scores(confusions.sum(0)).mean_iou,
@@ -71,12 +71,12 @@ def test_scores(page: str) -> None:
 def test_classes_and_their_change(page: str) -> None:
     table, scores = rows(section(page, "Classes")), Scores.of(*total(counted()))
     assert table["class"] == ["pixels", "IoU", "change", "Acc", "F1", "boundary IoU"]
-    for index, title in enumerate(NAMES):
+    for index, title in enumerate(CELEBAMASK.names):
         values = [f"{100 * values[index]:.2f}" for values in scores.per_class().values()]
         values = ["–" if value == "nan" else value for value in values]
         change = "–" if title == "hat" else "-6.25"
         assert table[title.replace("_", " ")][1:] == [values[0], change, *values[1:]]
-    shares = [float(table[title.replace("_", " ")][0]) for title in NAMES]
+    shares = [float(table[title.replace("_", " ")][0]) for title in CELEBAMASK.names]
     assert sum(shares) == pytest.approx(100, abs=19 * 0.005)  # each rounded to 0.01
     assert table["mean"][1:3] == [f"{100 * scores.mean_iou:.2f}", "-12.50"]
     assert "from step 20 to 30" in page

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxparse.classes import MIRRORED
+from jaxparse.classes import CELEBAMASK
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.report.__main__ import MIRRORED_FROM
 from jaxparse.report.suspects import (
@@ -36,7 +36,7 @@ def test_each_part_of_the_face_votes_on_mirroring() -> None:
     for matrix in (plain, mirrored, ears):
         matrix[1, 1] = 1000
     plain[range(4, 10), range(4, 10)] = 10
-    mirrored[range(4, 10), MIRRORED[4:10]] = 10
+    mirrored[range(4, 10), CELEBAMASK.mirrored[4:10]] = 10
     mirrored[4, 4] = 20 / 3  # of the eyes 3/4 are exchanged
     ears[[4, 5, 6, 7, 8, 9], [4, 5, 6, 7, 9, 8]] = 10, 10, 10, 10, 500, 500
     none[1, 1] = 1000
@@ -50,7 +50,7 @@ def test_only_masks_of_which_two_parts_are_exchanged_are_surely_mirrored() -> No
     for matrix in matrices:
         matrix[1, 1] = 1000
     plain[range(4, 10), range(4, 10)] = 10
-    mirrored[range(4, 10), MIRRORED[4:10]] = 10
+    mirrored[range(4, 10), CELEBAMASK.mirrored[4:10]] = 10
     mirrored[4, 4] = 9  # of the eyes 20 of 29 are exchanged
     eyes_right[[4, 5, 6, 7, 8, 9], [4, 5, 7, 6, 9, 8]] = 10
     profile[8, 9] = 500
@@ -62,7 +62,9 @@ def test_only_masks_of_which_two_parts_are_exchanged_are_surely_mirrored() -> No
 def test_drawn_faces_with_left_and_right_exchanged_are_found() -> None:
     labels = [face(index) for index in range(12)]
     weights = [weighed(label, np.roll(label, 1, axis=1)) for label in labels]
-    weights += [weighed(MIRRORED[x].astype(np.uint8), np.roll(x, 1, axis=1)) for x in labels]
+    weights += [
+        weighed(CELEBAMASK.mirrored[x].astype(np.uint8), np.roll(x, 1, axis=1)) for x in labels
+    ]
     shares = mirrored_shares(np.stack(weights))
     assert ((shares > MIRRORED_FROM) == np.repeat([False, True], 12)).all()
     assert (surely_mirrored(np.stack(weights)) == np.repeat([False, True], 12)).all()
@@ -74,7 +76,7 @@ def test_a_wrong_mask_is_more_suspicious_than_what_is_usually_wrong() -> None:
     for prediction in predictions:
         prediction[prediction == 10] = 1  # never a mouth
     labels[3] = np.where(labels[3] == 13, 0, labels[3]).astype(np.uint8)  # no hair
-    labels[5] = MIRRORED[labels[5]].astype(np.uint8)  # must not count here
+    labels[5] = CELEBAMASK.mirrored[labels[5]].astype(np.uint8)  # must not count here
     predictions[7] = np.where(labels[7] == 13, 0, labels[7]).astype(np.uint8)
     confidence = [0.05 if index == 7 else 0.9 for index in range(12)]  # of 7 it is unsure
     weights = np.stack(list(map(weighed, labels, predictions, confidence)))
@@ -85,7 +87,7 @@ def test_a_wrong_mask_is_more_suspicious_than_what_is_usually_wrong() -> None:
     assert scores.argmax() == 3
     assert scores[7] < scores[3] * (0.05 / 0.9) ** 2  # as shortfalls are squared
     for matrices in (confusions, weights):
-        matrices[5] = matrices[5][MIRRORED]
+        matrices[5] = matrices[5][CELEBAMASK.mirrored]
     np.testing.assert_allclose(mislabelled_scores(confusions, weights), scores)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxparse.classes import PALETTE
+from jaxparse.classes import CELEBAMASK
 from jaxparse.data.images import write_image
 from jaxparse.data.masks import read_label, write_mask
 from jaxparse.scoring import folders as score_folders_module
@@ -57,7 +57,9 @@ def test_masks_of_other_tools(folders: tuple[Path, Path]) -> None:
     mask = read(predictions, 0)
     (predictions / "0.png").unlink()
     Image.fromarray(mask).save(predictions / "0.tif")  # greyscale
-    write_image(predictions / "1.png", PALETTE[read(predictions, 1)])  # the palette's colours
+    write_image(
+        predictions / "1.png", CELEBAMASK.palette[read(predictions, 1)]
+    )  # the palette's colours
     Image.open(predictions / "2.png").save(predictions / "2.bmp")  # a palette
     (predictions / "2.png").unlink()
     write_image(predictions / "3_overlay.png", np.zeros((4, 4, 3), np.uint8))  # skipped

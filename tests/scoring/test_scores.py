@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxparse.classes import NAMES
+from jaxparse.classes import CELEBAMASK
 from jaxparse.scoring.counts import count
 from jaxparse.scoring.scores import (
     Scores,
@@ -150,7 +150,7 @@ def test_a_small_gain_is_no_other_order() -> None:
 
 
 def test_names_of_scores_are_the_classes() -> None:
-    assert Scores.of(matrix()).names == NAMES
+    assert Scores.of(matrix()).names == CELEBAMASK.names
 
 
 def test_exchanged_sides_are_noticed() -> None:

@@ -13,7 +13,7 @@ import pytest
 from jax import Array
 from PIL import Image
 
-from jaxparse.classes import IGNORE_LABEL, MIRRORED, NUM_CLASSES
+from jaxparse.classes import CELEBAMASK, IGNORE_LABEL
 from jaxparse.config import Config, experiment_files, load_experiment
 from jaxparse.devices import Batch
 from jaxparse.training import augment as augment_module
@@ -127,7 +127,7 @@ def test_a_warp_is_pillows(case: dict[str, Change]) -> None:
     fill = {"fillcolor": IGNORE_LABEL}
     theirs = np.asarray(Image.fromarray(label).transform(*how, Image.Resampling.NEAREST, **fill))
     if case["mirrored"]:
-        theirs = np.append(MIRRORED, range(NUM_CLASSES, 256))[theirs]
+        theirs = np.append(CELEBAMASK.mirrored, range(len(CELEBAMASK), 256))[theirs]
     np.testing.assert_array_equal(mask, theirs)
 
 
@@ -154,7 +154,7 @@ def test_whole_pixels_and_quarter_turns_by_hand() -> None:
 def test_mirroring_exchanges_left_and_right_and_twice_is_the_identity() -> None:
     image, _ = picture(4, (5, 25))
     label = np.arange(25, dtype=np.uint8) * np.ones((5, 1), np.uint8)
-    label[label >= NUM_CLASSES] = IGNORE_LABEL
+    label[label >= len(CELEBAMASK)] = IGNORE_LABEL
     once, mask = warped(image, label, mirrored=True)
     np.testing.assert_array_equal(once, image[:, ::-1])
     assert mask[0, ::-1].tolist() == [0, 1, 2, 3, 5, 4, 7, 6, 9, 8, *range(10, 19)] + [255] * 6

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxparse.classes import NAMES
+from jaxparse.classes import CELEBAMASK
 from jaxparse.config import load_experiment
 from jaxparse.weights.conversion import convert
 from jaxparse.weights.names import NAMINGS, mmseg_naming, recognise
@@ -91,7 +91,9 @@ def test_all_three_classifiers_take_the_official_order() -> None:
         for row, short in enumerate(THEIRS):
             side, _, part = short.partition("_")
             name = FULL_NAMES.get(short, f"{SIDES.get(side)}_{part}" if part else short)
-            np.testing.assert_array_equal(ours[:, NAMES.index(name)], theirs[row], err_msg=short)
+            np.testing.assert_array_equal(
+                ours[:, CELEBAMASK.names.index(name)], theirs[row], err_msg=short
+            )
 
 
 def test_a_file_of_another_size_is_refused() -> None:

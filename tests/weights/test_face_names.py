@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxparse.classes import NAMES
+from jaxparse.classes import CELEBAMASK, load_classes
 from jaxparse.config import Config, load_experiment
 from jaxparse.models import split_model
 from jaxparse.weights.conversion import (
     convert,
     network_of,
+    reordered,
     require_classes,
     require_constants,
     require_preprocessing,
-    to_official_order,
 )
 from jaxparse.weights.farl_names import CLIP_MEAN, CLIP_STD, FARL
 from jaxparse.weights.files import flatten
@@ -131,11 +131,13 @@ def test_the_network_is_told_by_names_and_shapes(file: str) -> None:
 
 def test_tokens_are_joined_in_the_official_order() -> None:
     tokens = {
-        f"face_decoder.{token}_token.weight": np.full((1, 3), NAMES.index(name))
+        f"face_decoder.{token}_token.weight": np.full((1, 3), CELEBAMASK.names.index(name))
         for token, name in LEARNT.items()
     }
     renamed = dict(rename(SEGFACE, key, array) for key, array in tokens.items())
-    arrays = to_official_order(regroup(renamed, *SEGFACE.regrouped), SEGFACE.label_order)
+    arrays = reordered(
+        "f", regroup(renamed, *SEGFACE.regrouped), load_classes(SEGFACE.classes), CELEBAMASK
+    )
     assert arrays.keys() == {"decode_head.class_tokens"}
     numbers = np.arange(19)[:, None].repeat(3, 1)
     np.testing.assert_array_equal(arrays["decode_head.class_tokens"], numbers)
@@ -143,7 +145,7 @@ def test_tokens_are_joined_in_the_official_order() -> None:
 
 def test_another_number_of_classes() -> None:
     with refuses("f", "11 classes", "--fresh-classifier"):
-        require_classes("f", {"decode_head.class_tokens": np.zeros((11, 256))})
+        require_classes("f", {"decode_head.class_tokens": np.zeros((11, 256))}, CELEBAMASK)
 
 
 def test_pictures_that_are_normalised_otherwise_are_refused() -> None:
@@ -171,12 +173,12 @@ def test_segface_is_converted_whole(tmp_path: Path) -> None:
     }
     torch.save(checkpoint, tmp_path / "model_299.pt")
     conversion = convert("f", read_checkpoint(tmp_path / "model_299.pt").arrays)
-    assert (conversion.naming, conversion.label_order) == ("SegFace Swin-B", "facer")
+    assert (conversion.naming, conversion.classes.name) == ("SegFace Swin-B", "facer")
     assert sum(x.size for x in conversion.arrays.values()) == 91_007_800 - 2_048 + 256
     ours = conversion.arrays["decode_head.class_tokens"]
     for token, name in LEARNT.items():
         theirs = state_dict[f"face_decoder.{token}_token.weight"][0]
-        np.testing.assert_array_equal(ours[NAMES.index(name)], theirs)
+        np.testing.assert_array_equal(ours[CELEBAMASK.names.index(name)], theirs)
     fresh = convert("f", state_dict, fresh_classifier=True)
     assert fresh.fresh == ("decode_head.class_tokens",)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jaxparse.classes import NAMES, order_names
+from jaxparse.classes import CELEBAMASK, parse_classes
 from jaxparse.config import load_experiment, save_config
 from jaxparse.models import split_model
 from jaxparse.weights.files import (
@@ -17,6 +17,7 @@ from jaxparse.weights.files import (
     PREPROCESSING_FIELDS,
     flatten,
     load_weights,
+    network_fields,
     read_weights,
     save_weights,
     unflatten,
@@ -136,19 +137,24 @@ def test_files_that_record_fewer_fields_are_compared_by_those(
     assert load(path).keys() == arrays.keys()
 
 
-def test_classes_in_another_order_are_refused(
-    tmp_path: Path, arrays: dict[str, np.ndarray]
-) -> None:
-    path = tmp_path / "w.safetensors"
-    save_weights(path, arrays, CONFIG, "a test")
+def test_a_file_carries_its_table_of_classes(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Whole, under one checksum with the network; files of before are celebamask's."""
+    path, mine = tmp_path / "w.safetensors", "abcdefghijklmnopqrs"
+    table = {"names": list(mine), "pairs": [["c", "d"]], "from": {"celebamask": {"*": "b"}}}
+    config = replace(CONFIG, classes=parse_classes(table, "mine", "mine.json"))
+    save_weights(path, arrays, config, "a test")
+    fields = network_fields(path)
+    assert fields["classes"] == config.classes and fields["classes"].name == "mine"
+    with refuses(path, "mine", "celebamask"):
+        load(path)
     metadata = read_weights(path)[1]
-    for classes, shown in [
-        (order_names("zllrunning"), "zllrunning"),
-        (NAMES[::-1], "cloth, neck, necklace"),
-    ]:
-        save_file(arrays, path, metadata | {"classes": ",".join(classes)})
-        with refuses(path, shown, "convert_weights --label-order"):
-            load(path)
+    save_file(arrays, path, metadata | {"network": metadata["network"].replace('"c"', '"C"')})
+    with refuses(path, "network", "checksum"):
+        network_fields(path)
+    older = json.loads(metadata["network"])
+    del older["classes"], metadata["crc32"]
+    save_file(arrays, path, metadata | {"network": json.dumps(older), "classes": "background"})
+    assert network_fields(path)["classes"] == CELEBAMASK
 
 
 def test_a_file_says_which_network_it_needs(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:

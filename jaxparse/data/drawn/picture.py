@@ -52,7 +52,7 @@ def draw_light(person: Person, rng: np.random.Generator, size: int) -> np.ndarra
 
 
 def draw_face(seed: int, index: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image u8 [size, size, 3] RGB and label u8 [size, size] with values 0..18.
+    """Image u8 [size, size, 3] RGB and label u8 [size, size] of the classes celebamask.
 
     The face is the same at every size; the noise is not.
     """

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxparse.classes import CELEBAMASK
 from jaxparse.data.drawn.drawing import (
     Pose,
     Shape,
@@ -22,9 +23,9 @@ from jaxparse.data.drawn.drawing import (
     strands,
 )
 
-# Indices of classes.NAMES.
-(SKIN, NOSE, GLASSES, LEFT_EYE, RIGHT_EYE, LEFT_BROW, RIGHT_BROW, LEFT_EAR) = range(1, 9)
-(RIGHT_EAR, MOUTH, UPPER_LIP, LOWER_LIP, HAIR, HAT, EARRING, NECKLACE, NECK, CLOTH) = range(9, 19)
+# Indices of the classes celebamask.
+SKIN, NOSE, GLASSES, LEFT_EYE, RIGHT_EYE, LEFT_BROW, RIGHT_BROW, LEFT_EAR, RIGHT_EAR = range(1, 10)
+MOUTH, UPPER_LIP, LOWER_LIP, HAIR, HAT, EARRING, NECKLACE, NECK, CLOTH = range(10, len(CELEBAMASK))
 
 SIDES = (1, -1)  # of x: the person's left is at image right
 WEAR_CHANCES = {"glasses": 0.15, "hat": 0.12, "earring": 0.32, "necklace": 0.15}

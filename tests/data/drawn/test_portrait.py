@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxparse.classes import LEFT_RIGHT_PAIRS, NAMES
+from jaxparse.classes import CELEBAMASK
 from jaxparse.data.drawn.drawing import render
 from jaxparse.data.drawn.portrait import Person, draw_parts, random_person
 
@@ -48,11 +48,11 @@ def labels(drawn: tuple[list[Person], np.ndarray]) -> np.ndarray:
 
 def has(labels: np.ndarray, name: str) -> np.ndarray:
     """Whether each picture shows the class: bool [N]."""
-    return (labels == NAMES.index(name)).any((1, 2))
+    return (labels == CELEBAMASK.names.index(name)).any((1, 2))
 
 
 def test_every_class_occurs_often_enough(labels: np.ndarray) -> None:
-    counts = {name: int(has(labels, name).sum()) for name in NAMES}
+    counts = {name: int(has(labels, name).sum()) for name in CELEBAMASK.names}
     short = {n: c for n, c in counts.items() if c < LEAST_PICTURES.get(n, len(labels))}
     assert not short
     for name, share in {"eye_glasses": 0.3, "hat": 0.3, "earring": 0.5, "necklace": 0.3}.items():
@@ -60,14 +60,14 @@ def test_every_class_occurs_often_enough(labels: np.ndarray) -> None:
 
 
 def test_parts_are_large_enough_to_learn(labels: np.ndarray) -> None:
-    for value, name in enumerate(NAMES):
+    for value, name in enumerate(CELEBAMASK.names):
         sizes = (labels == value).sum((1, 2))
         assert np.median(sizes[sizes > 0]) >= 20, name  # of 9216 pixels
 
 
 def test_left_is_at_image_right(labels: np.ndarray) -> None:
     columns = np.arange(labels.shape[2])
-    for left, right in LEFT_RIGHT_PAIRS:
+    for left, right in CELEBAMASK.pairs:
         both = labels[(labels == left).any((1, 2)) & (labels == right).any((1, 2))]
         assert len(both) > 30
         middles = [(columns * (both == part)).sum((1, 2)) for part in (left, right)]
@@ -85,7 +85,7 @@ def test_loose_hair_covers_the_ears(drawn: tuple[list[Person], np.ndarray]) -> N
     persons, labels = drawn
     loose = np.array([person.loose for person in persons])
     for side, name in enumerate(("left_ear", "right_ear")):
-        shares = (labels == NAMES.index(name)).mean((1, 2))
+        shares = (labels == CELEBAMASK.names.index(name)).mean((1, 2))
         hidden, tucked = shares[loose[:, side]], shares[~loose[:, side]]
         assert len(hidden) > 15
         assert hidden.mean() < 0.2 * tucked.mean()
@@ -95,7 +95,7 @@ def test_hats_cover_the_crown(labels: np.ndarray) -> None:
     hats = labels[has(labels, "hat")]
     rows = np.arange(labels.shape[1])[:, None]
     tops = [
-        np.where(hats == NAMES.index(name), rows, labels.shape[1]).min((1, 2))
+        np.where(hats == CELEBAMASK.names.index(name), rows, labels.shape[1]).min((1, 2))
         for name in ("hat", "hair", "skin")
     ]
     assert (tops[0] < tops[1]).all()
@@ -106,7 +106,7 @@ def test_earrings_hang_below_the_eyes_and_necklaces_below_the_mouth(labels: np.n
     rows = np.arange(labels.shape[1])[:, None]
 
     def height(pictures: np.ndarray, name: str) -> np.ndarray:
-        mask = pictures == NAMES.index(name)
+        mask = pictures == CELEBAMASK.names.index(name)
         return (rows * mask).sum((1, 2)) / mask.sum((1, 2))
 
     earrings = labels[has(labels, "earring")]
