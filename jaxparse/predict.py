@@ -45,7 +45,7 @@ def write_overlay(path: Path, parsing: Parsing) -> None:
 def write_logits(path: Path, parsing: Parsing) -> None:
     """Writes the whole picture's logits at the first scale, float32 [h, w, 19], as .npy."""
     with atomic_path(path) as temporary:
-        np.save(temporary, parsing.levels[0].logits[0, 0, 0])
+        np.save(temporary, parsing.levels[0].logits[0])
 
 
 def make_writers(overlay: bool, logits: bool, order: LabelOrder) -> dict[str, Writer]:
@@ -154,13 +154,11 @@ def predict(
         format: Layout of that zip. `server`: masks in one folder; `codabench`: in a folder masks.
         size_limit: Megapixels above which a picture is refused, since a small file can claim a size
             that no memory holds; default: Pillow's limit, 179.
-        batch_size: Pictures, or windows, per call of the network.
+        batch_size: Pictures per call of the network.
         num_workers: Threads that read pictures, and as many that write.
 
     Returns 1 if a picture could not be read, else 0.
     """
-    if logits and test_time.window:
-        raise ValueError("--logits are of the whole picture; give either --logits or --window")
     if submission and label_order != "official":
         raise ValueError("--submission needs the official classes; leave out --label-order")
     if not (output or submission):
@@ -183,8 +181,7 @@ def predict(
         if weights is None:
             print(SHIPPED_LINE, file=sys.stderr)
         config, *arrays = load_network(weights or SHIPPED, exp)
-        if not test_time.window:
-            batch_size = min(batch_size, len(paths))
+        batch_size = min(batch_size, len(paths))
         config = replace(config, batch_size=batch_size, num_workers=num_workers)
         parser = Parser(config, *arrays, test_time)
         bad = write_masks(parser, paths, Path(folder), writers, num_workers)

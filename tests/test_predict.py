@@ -153,7 +153,6 @@ def test_no_input_is_one_line(
         (["--input"], ["--input"]),
         (["--batch-size", 0], ["batch_size is 0", "at least 1"]),
         (["--num-workers", 0], ["num_workers is 0", "at least 1"]),
-        (["--window", 64, "--logits"], ["--logits", "--window"]),
         (["--submission", "x.zip", "--label-order", "facer"], ["--submission", "--label-order"]),
         (["--submission", "x.tar"], ["--submission", "x.tar", ".zip"]),
         (["--output", "o", "--size-limit", "0"], ["--size-limit", "0"]),

@@ -9,8 +9,8 @@
     True
     >>> result.save("mask.png")
 
-The network sees the whole picture, resized to its input size, or windows at the picture's own
-resolution; at one scale or several; with or without the mirror image. Probabilities are averaged.
+The network sees the whole picture, resized to its input size; at one scale or several; with or
+without the mirror image. Probabilities are averaged.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,22 +35,10 @@ from jaxparse.devices import local_devices, make_mesh, replicated
 from jaxparse.models.ops.resize import resize_bilinear
 from jaxparse.parsing.network import make_logits_step
 from jaxparse.parsing.overlay import overlay
-from jaxparse.parsing.tiles import (
-    Level,
-    assemble,
-    tile_classes,
-    tile_confidence,
-    tile_probability,
-    window_starts,
-)
+from jaxparse.parsing.tiles import Level, assemble, tile_classes, tile_confidence, tile_probability
 from jaxparse.weights.files import SHIPPED
 from jaxparse.weights.find import load_network
 from jaxparse.weights.hub import fetch
-
-# Bounds on pictures that are cut into windows: the matrices of a side of L pixels, enlarged by e,
-# have about L² e / 3 entries.
-MOST_ENLARGED = 16
-MOST_ENTRIES = 5e8
 
 # Arrays are uint8 [H, W, 3] RGB or [H, W].
 PictureLike: TypeAlias = str | Path | Image.Image | np.ndarray
@@ -66,49 +54,20 @@ class TestTime:
     """Scales of the network's input whose probabilities are averaged, such as 0.75 1 1.25."""
     flip: bool = False
     """Average with the mirrored picture as well, left and right classes exchanged."""
-    window: int = 0
-    """Side in pixels of windows that slide over the picture at its own resolution; smaller pictures
-    are enlarged to it. 0: the whole picture, resized to the network's input."""
-    stride: int = 0
-    """Pixels between windows, at most; 0: three quarters of the window."""
 
     def __post_init__(self) -> None:
         if not self.scales or not all(0.1 <= scale <= 4 for scale in self.scales):
             raise ValueError(f"scales are {self.scales}; give one or more, each between 0.1 and 4")
-        if self.window and self.window < 32:
-            raise ValueError(f"window is {self.window}; it must be at least 32 pixels, or 0")
-        if self.stride and not self.window:
-            raise ValueError(f"stride is {self.stride} without a window; give the window as well")
-        if not 0 <= self.stride <= self.window:
-            raise ValueError(
-                f"stride is {self.stride}; it must be at most the window, {self.window} pixels, "
-                "or pixels between windows are left out"
-            )
 
 
 NO_TEST_TIME = TestTime()
-
-
-def require_room_for_windows(size: tuple[int, int], window: int, source: PictureLike) -> None:
-    """Raises ValueError for a picture (height, width) that windows would need gigabytes for.
-
-    Thin ones, which are enlarged until a window fits, and very long ones.
-    """
-    enlarged = max(1, window / min(size))
-    if enlarged > MOST_ENLARGED or max(size) ** 2 * enlarged > MOST_ENTRIES:
-        height, width = size
-        name = source if isinstance(source, str | Path) else "a picture"
-        raise ValueError(
-            f"{name} is {width}x{height} (width x height), too thin or too long for windows of "
-            f"{window} pixels; leave out --window"
-        )
 
 
 class Picture(NamedTuple):
     """A picture prepared for the network."""
 
     source: PictureLike
-    images: list[np.ndarray]  # one uint8 [S, S, 3]; with windows, the picture at every scale
+    image: np.ndarray  # as the network takes it, uint8 [S, S, 3]
     size: tuple[int, int]  # its own (height, width)
     label: np.ndarray | None = None  # its true mask, for the caller
 
@@ -117,7 +76,7 @@ class Parsing:
     """The network's result for one picture.
 
     `mask` is uint8 [H, W] with the classes 0..18, at the picture's own size. The logits are kept at
-    the network's resolution: about 1 MB for a whole picture, 9 MB per megapixel with windows.
+    the network's resolution: about 1 MB.
     """
 
     def __init__(self, picture: Picture, levels: Sequence[Level]) -> None:
@@ -229,37 +188,17 @@ class Parser:
     def prepare(self, source: PictureLike, label: np.ndarray | None = None) -> Picture:
         """Reads and resizes a picture on the host: for threads that read ahead."""
         picture = as_picture(source)
-        size = picture.size[::-1]
-        if not self.test_time.window:
-            return Picture(
-                source, [resize_image(picture, self.image_size, self._resize_filter)], size, label
-            )
-        window = self.test_time.window
-        require_room_for_windows(size, window, source)
-        images = []
-        for scale in self.test_time.scales:
-            scale = max(scale, window / min(size))
-            scaled = tuple(max(window, round(side * scale)) for side in picture.size)
-            if scaled == picture.size:
-                images.append(np.asarray(picture))
-            else:
-                images.append(np.asarray(picture.resize(scaled, Image.Resampling.BILINEAR)))
-        return Picture(source, images, size, label)
+        image = resize_image(picture, self.image_size, self._resize_filter)
+        return Picture(source, image, picture.size[::-1], label)
 
     def parse(
         self, pictures: Iterable[Picture], batch_size: int | None = None
     ) -> Iterator[Parsing]:
-        """Parsings, in order.
-
-        Whole pictures go through the network in batches of one size, by default the parser's.
-        """
+        """Parsings, in order, from batches of one size, by default the parser's."""
         batch_size = batch_size or self.batch_size
         batch: list[Picture] = []
         for picture in pictures:
-            if self.test_time.window:
-                yield Parsing(picture, [self._windows(image) for image in picture.images])
-            else:
-                batch.append(picture)
+            batch.append(picture)
             if len(batch) == batch_size:
                 yield from self._parse_batch(batch, batch_size)
                 batch = []
@@ -267,31 +206,11 @@ class Parser:
             yield from self._parse_batch(batch, batch_size)
 
     def _parse_batch(self, batch: list[Picture], batch_size: int) -> Iterator[Parsing]:
-        images = np.stack([picture.images[0] for picture in batch])
+        images = np.stack([picture.image for picture in batch])
         sides = [round(self.image_size * scale) for scale in self.test_time.scales]
         logits = [self._logits(images, side, batch_size) for side in sides]
-
-        def level(logits: Array, side: int) -> Level:
-            size = side, side
-            return Level(logits[None, None], (0,), (0,), size, size, self._align_corners)
-
         for index, picture in enumerate(batch):
-            levels = (level(x[index], side) for x, side in zip(logits, sides, strict=True))
-            yield Parsing(picture, list(levels))
-
-    def _windows(self, image: np.ndarray) -> Level:
-        side = self.test_time.window
-        stride = self.test_time.stride or max(1, side * 3 // 4)
-        size = image.shape[:2]
-        rows, columns = (window_starts(length, side, stride) for length in size)
-        places = [(row, column) for row in rows for column in columns]
-        logits = []
-        for first in range(0, len(places), self.batch_size):
-            batch = places[first : first + self.batch_size]
-            cut = np.stack([image[y : y + side, x : x + side] for y, x in batch])
-            logits.append(self._logits(cut, side, self.batch_size)[: len(batch)])
-        logits = jnp.concatenate(logits).reshape(len(rows), len(columns), *logits[0].shape[1:])
-        return Level(logits, rows, columns, (side, side), size, self._align_corners)
+            yield Parsing(picture, [Level(x[index], self._align_corners) for x in logits])
 
     def _logits(self, images: np.ndarray, side: int, batch_size: int) -> Array:
         """uint8 [≤ batch_size, S, S, 3] -> float32 [batch_size, F, h, w, C] at that input size."""
