@@ -147,7 +147,7 @@ def evaluate(
         predictions_are: Table that the masks of --predictions are in; default: --classes.
         mirrored_masks: List of masks whose left and right are exchanged on reading, or `none`;
             default: as in the run or experiment, but `none` with --data-dir.
-        batch_size: Pictures, or windows, per call of the network; default: as in the run or
+        batch_size: Pictures per call of the network; default: as in the run or
             experiment.
         num_workers: Threads that decode pictures; default: as in the run or experiment.
         output: File to write; default: results.json in the run's folder, or here without a run.

@@ -141,7 +141,7 @@ def report(
             default: as in the run, but `none` with --data-dir.
         output: File to write; default: report.html in the run's folder, or here without a run.
         pictures: How many to show of the worst, of the best and of each kind of suspicious masks.
-        batch_size: Pictures, or windows, per call of the network; default: as in the run.
+        batch_size: Pictures per call of the network; default: as in the run.
         num_workers: Threads that decode pictures; default: as in the run.
     """
     if pictures < 1:

@@ -45,15 +45,7 @@ def test_scales_and_the_mirror_image_are_averaged(nano: Nano, make_parser: Calla
         np.testing.assert_allclose(result.probability(name), wanted, atol=2e-5)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"scales": (0.5, 1.0)},
-        {"window": 64},
-        {"window": 64, "stride": 40, "scales": (1.0, 1.5)},
-    ],
-)
+@pytest.mark.parametrize("settings", [{}, {"scales": (0.5, 1.0)}])
 @pytest.mark.parametrize("size", [(64, 64), (101, 257)])
 def test_a_mirrored_picture_gives_the_mirrored_mask(
     make_parser: Callable, settings: dict, size: tuple[int, int]
@@ -68,37 +60,12 @@ def test_a_mirrored_picture_gives_the_mirrored_mask(
     assert differs.any()  # it is the flip's doing
 
 
-@pytest.mark.parametrize("size", [(1, 1500), (3, 100), (64, 24_000)])
-def test_thin_pictures_do_not_fill_the_memory(size: tuple[int, int], make_parser: Callable) -> None:
-    with refuses(f"{size[1]}x{size[0]}", "--window"):
-        make_parser(window=64).prepare(np.zeros((*size, 3), np.uint8))
-
-
-def test_large_pictures_are_cut_into_windows(nano: Nano, make_parser: Callable) -> None:
-    image = face(5, (64, 112))
-    result = make_parser(window=64, stride=48)(image)
-    expected = np.zeros((64, 112, 19))
-    for start in (0, 48):
-        logits = nano.network(np.stack([image[:, start : start + 64]] * 4))[0]
-        expected[:, start : start + 64] += softmax(resized(np.asarray(logits), (64, 64)))
-    expected /= expected.sum(2, keepdims=True)
-    require_highest(result.mask, expected)
-    np.testing.assert_allclose(result.probability("hair"), expected[..., 13], atol=1e-5)
-    small = make_parser(window=64)(face(5, (20, 30)))  # enlarged to 64 × 96
-    assert small.mask.shape == (20, 30) and small.levels[0].size == (64, 96)
-
-
 def test_pictures_of_all_sizes_share_programs(make_parser: Callable) -> None:
-    whole, windows = make_parser(), make_parser(window=64, stride=64)
-    whole(face(0, (601, 599)))
+    parser = make_parser()
+    parser(face(0, (601, 599)))
     programs = tile_classes._cache_size()
     for size in [(701, 530), (599, 642)]:  # some 4 of the 16 logits reach a tile
-        whole(face(0, size))
-    assert tile_classes._cache_size() == programs
-    windows(face(0, (181, 179)))
-    programs = tile_classes._cache_size()
-    for size in [(179, 181), (183, 177)]:  # as many windows, and as many in each tile
-        windows(face(0, size))
+        parser(face(0, size))
     assert tile_classes._cache_size() == programs
 
 
@@ -173,9 +140,6 @@ def test_arrays_of_jax_are_pictures(make_parser: Callable) -> None:
     [
         ({"scales": ()}, ("()", "0.1", "4")),
         ({"scales": (1.0, 0.0)}, ("(1.0, 0.0)", "0.1", "4")),
-        ({"window": 16}, ("window is 16", "32")),
-        ({"window": 64, "stride": 65}, ("stride is 65", "64")),
-        ({"stride": 10}, ("stride is 10", "window")),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict, words: tuple) -> None:
