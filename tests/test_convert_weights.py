@@ -11,7 +11,7 @@ from jaxparse.classes import CELEBAMASK, load_classes
 from jaxparse.config import Config, load_experiment
 from jaxparse.convert_weights import convert_file, default_output
 from jaxparse.models import split_model
-from jaxparse.weights.conversion import convert
+from jaxparse.weights.conversion import convert, start_weights
 from jaxparse.weights.files import flatten, load_weights, network_fields, read_weights
 from jaxparse.weights.find import load_network
 from tests import foreign
@@ -131,7 +131,7 @@ def test_converted_backbone_loads_and_leaves_the_rest(tmp_path: Path) -> None:
     _, params, batch_stats = split_model(NANO)
     with refuses(output, "--init-weights"):
         load_weights(output, NANO, params, batch_stats)
-    loaded, stats = load_weights(output, NANO, params, batch_stats, allow_fresh=True)
+    loaded, stats = start_weights(output, NANO, params, batch_stats)
     kept = {name for name, array in flatten(loaded).items() if not isinstance(array, np.ndarray)}
     assert kept == {name for name in flatten(params) if name.startswith(FRESH)}
     assert stats == batch_stats
@@ -163,7 +163,7 @@ def test_backbone_serves_every_head(exp: str, tmp_path: Path) -> None:
     assert metadata["network"] == '{"backbone": "resnet50_v1c"}'
     config = load_experiment(exp)
     _, *state = split_model(config)
-    params, batch_stats = load_weights(output, config, *state, allow_fresh=True)
+    params, batch_stats = start_weights(output, config, *state)
     loaded = flatten(params) | flatten(batch_stats)
     assert {name for name in loaded if not name.startswith(HEADS)} == arrays.keys()
     np.testing.assert_array_equal(
@@ -326,7 +326,7 @@ def test_a_classifier_of_other_classes_is_left_out_if_asked(tmp_path: Path) -> N
     classifiers = {name for name in expected if "conv_seg" in name}
     assert set(metadata["fresh"].split(",")) == classifiers == expected.keys() - arrays.keys()
     _, *state = split_model(NANO)
-    load_weights(output, NANO, *state, allow_fresh=True)
+    start_weights(output, NANO, *state)
 
 
 def test_a_network_without_classifier_is_no_imagenet_backbone(

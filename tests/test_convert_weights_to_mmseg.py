@@ -18,6 +18,8 @@ from jaxparse.weights.naming import rename
 from tests import foreign, reference
 from tests.foreign import StateDict, require_equal, write
 from tests.refusal import refuses
+from tests.tables import COUNTS
+from tests.tables import numbered as classes_numbered
 
 NANO = load_experiment("swin_nano")
 DEEPLAB = load_experiment("deeplabv3plus_r50_20k")
@@ -90,7 +92,7 @@ def test_way_back_by_the_command_line(
     assert "init_model(CONFIG, 'weights/swin_nano_mmseg.pth')" in capsys.readouterr().out
     content = torch.load("weights/swin_nano_mmseg.pth", weights_only=True)
     assert content["meta"]["dataset_meta"]["classes"] == list(CELEBAMASK.names)
-    assert content["meta"]["CELEBAMASK.palette"] == CELEBAMASK.palette.tolist()
+    assert content["meta"]["PALETTE"] == CELEBAMASK.palette.tolist()
     numpy = {key: tensor.numpy() for key, tensor in content["state_dict"].items()}
     require_equal(numpy, to_mmseg(arrays, NANO))
     convert_file("swin_nano", "weights/swin_nano_mmseg.pth", Path("again.safetensors"))
@@ -109,3 +111,18 @@ def test_way_back_needs_a_whole_segmentor_of_ours(tmp_path: Path) -> None:
         convert_file("swin_nano", str(tmp_path), to="mmseg")
     with refuses("--to mmseg", "--weights"):
         convert_file("swin_nano", to="mmseg")
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_networks_of_any_classes_come_back(count: int, tmp_path: Path) -> None:
+    config = replace(NANO, classes=classes_numbered(count))
+    _, *shapes = split_model(config)
+    arrays = numbered({k: v.shape for x in shapes for k, v in flatten(x).items()}, 1)
+    theirs = to_mmseg(arrays, config)
+    assert theirs["decode_head.conv_seg.weight"].shape[0] == count
+    back = convert("f", theirs, classes=config.classes)
+    assert back.config.classes == config.classes
+    require_equal(back.arrays, arrays)
+    if count != 19:
+        with refuses("f", f"{count} classes", "--classes", "--fresh-classifier"):
+            convert("f", theirs)

@@ -95,7 +95,9 @@ def test_overlay_is_written_beside_the_mask(command: Callable[..., int], tmp_pat
     for path in paths:
         mask = np.asarray(Image.open(tmp_path / "out" / path.name))
         overlay = np.asarray(Image.open(tmp_path / "out" / f"{path.stem}_overlay.png"))
-        np.testing.assert_array_equal(overlay[:50, :70], blend(np.asarray(Image.open(path)), mask))
+        np.testing.assert_array_equal(
+            overlay[:50, :70], blend(np.asarray(Image.open(path)), mask, CELEBAMASK)
+        )
         assert overlay.shape[1] > 70
 
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from jaxparse import cli, preview
+from jaxparse.classes import CELEBAMASK
 from jaxparse.config import Config
 from jaxparse.data.loaders import make_train_loader
 from jaxparse.parsing.overlay import blend
@@ -53,15 +54,15 @@ def test_a_sheet_has_four_pictures_to_a_row_with_masks_and_a_legend() -> None:
         (rng.integers(0, 200, (8, 8, 3), np.uint8), np.full((8, 8), index, np.uint8))
         for index in range(5)
     ]
-    drawn = sheet(pictures, 8)
+    drawn = sheet(pictures, 8, CELEBAMASK)
     assert drawn.shape[0] == 5 * 18 and drawn.shape[1] > 64  # the legend's five lines
     for index, (image, label) in enumerate(pictures):
         top, left = 8 * (index // 4), 16 * (index % 4)
         np.testing.assert_array_equal(drawn[top : top + 8, left : left + 8], image)
         right = drawn[top : top + 8, left + 8 : left + 16]
-        np.testing.assert_array_equal(right, blend(image, label))
+        np.testing.assert_array_equal(right, blend(image, label, CELEBAMASK))
     assert (drawn[8:16, 16:64] == 255).all()
-    assert sheet(pictures[:2], 8).shape[1] < drawn.shape[1] - 16
+    assert sheet(pictures[:2], 8, CELEBAMASK).shape[1] < drawn.shape[1] - 16
 
 
 @pytest.mark.parametrize("suffix", [".png", ".JPG", ".webp"])

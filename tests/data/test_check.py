@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxparse.classes import CELEBAMASK
 from jaxparse.data.__main__ import check_split, main
 from jaxparse.data.masks import write_mask
 from jaxparse.data.suspicions import data_warnings
@@ -41,7 +42,7 @@ def test_check_lists_every_bad_file_and_fails(
 def test_check_counts_good_pairs(tmp_path: Path) -> None:
     make_split(tmp_path, "val", 3)
     make_pair(tmp_path, "val", 3, (8, 24))
-    report = check_split(tmp_path, "val", "official")
+    report = check_split(tmp_path, "val", CELEBAMASK)
     assert report.faults == []
     assert report.sizes == {"16x16": 3, "24x8": 1}
     assert report.image_modes == {"RGB": 4} and report.mask_modes == {"P": 4}
@@ -66,9 +67,9 @@ def test_masks_that_can_hardly_be_meant_are_said(tmp_path: Path, kind: str, word
         label = np.zeros((16, 16), np.uint8)
         label[:4] = 255 if kind == "binary" else np.arange(64).reshape(4, 16) % 19
         write_mask(mask, label)
-    report = check_split(tmp_path, "train", "official")
+    report = check_split(tmp_path, "train", CELEBAMASK)
     (line,) = report.warnings
     assert report.faults == [] and words in line and "train" in line
     make_split(tmp_path, "val", 6)
-    assert check_split(tmp_path, "val", "official").warnings == []
-    assert data_warnings(str(tmp_path), "official") == [line]  # what training says
+    assert check_split(tmp_path, "val", CELEBAMASK).warnings == []
+    assert data_warnings(str(tmp_path), CELEBAMASK) == [line]  # what training says

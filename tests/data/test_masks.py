@@ -82,7 +82,7 @@ def test_foreign_colour_is_refused(tmp_path: Path, colour: tuple[int, int, int])
     colours = CELEBAMASK.palette[np.ones((4, 4), int)]
     colours[2, 3] = colour
     Image.fromarray(colours).save(tmp_path / "a.png")
-    with refuses("a.png", colour, "celebamask"):
+    with refuses("a.png", colour, "--labels-are"):
         read_label(tmp_path / "a.png")
 
 

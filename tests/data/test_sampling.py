@@ -122,7 +122,7 @@ def test_counts_on_disk_are_not_trusted(tmp_path: Path, classes: str) -> None:
     path = tmp_path / CLASSES_FILE
     path.write_text(f'{{"000": [0], "001": {classes}}}')
     with refuses(path, "001", "delete"):
-        sampling.read_classes(path, ["000", "001"])
+        sampling.read_classes(path, ["000", "001"], 19)
 
 
 def test_unreadable_masks_end_the_count_or_are_skipped(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 
+from jaxparse.classes import CELEBAMASK
 from jaxparse.config import Config, read_config, require_same_run, save_config
 from jaxparse.models import require_enough_pictures, split_model
 from jaxparse.report.sections import last_change
@@ -175,7 +176,7 @@ def read_rows(path: Path) -> list[object]:
         best,
         changes,
         log.has("val/mIoU", 40),
-        class_ious(row),
+        class_ious(row, CELEBAMASK.names),
         describe(run),
     ]
 

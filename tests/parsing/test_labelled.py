@@ -25,7 +25,7 @@ def test_pictures_come_in_order_with_their_masks_and_counts(
     assert [parsing.mask.shape for parsing, _ in evaluated] == SIZES
     for index, (parsing, counts) in enumerate(evaluated):
         np.testing.assert_array_equal(parsing.label, source.read(index)[1])
-        expected = count(parsing.label, parsing.mask)
+        expected = count(parsing.label, parsing.mask, 19)
         np.testing.assert_array_equal(counts.confusion, expected.confusion)
         np.testing.assert_array_equal(counts.boundary, expected.boundary)
     some = list(evaluate_pictures(parser, source, num_workers=1, indices=[4, 1]))

@@ -20,7 +20,7 @@ def classes_in(strip: np.ndarray) -> set[int]:
 
 def test_colourise_takes_the_palette_and_white_for_ignored() -> None:
     label = np.array([[*range(19), 255]], np.uint8)
-    colours = colourise(label)
+    colours = colourise(label, CELEBAMASK)
     assert colours.dtype == np.uint8
     np.testing.assert_array_equal(colours[0, :19], CELEBAMASK.palette)
     np.testing.assert_array_equal(colours[0, 19], (255, 255, 255))
@@ -29,7 +29,9 @@ def test_colourise_takes_the_palette_and_white_for_ignored() -> None:
 def test_blend_is_the_mean() -> None:
     image = np.array([[(255, 255, 255), (10, 20, 31)]], np.uint8)
     label = np.array([[1, 18]], np.uint8)  # (204, 0, 0), (0, 204, 0)
-    np.testing.assert_array_equal(blend(image, label), [[(229, 127, 127), (5, 112, 15)]])
+    np.testing.assert_array_equal(
+        blend(image, label, CELEBAMASK), [[(229, 127, 127), (5, 112, 15)]]
+    )
 
 
 def test_errors_are_marked_on_the_darkened_picture() -> None:
@@ -45,15 +47,15 @@ def test_overlay_holds_the_blended_picture_and_a_legend(shape: tuple[int, int]) 
     label = np.full(shape, 3, np.uint8)
     label[:5], label[-5:] = 13, 255
     height, width = shape
-    result = overlay(image, label)
-    np.testing.assert_array_equal(result[:height, :width], blend(image, label))
+    result = overlay(image, label, CELEBAMASK)
+    np.testing.assert_array_equal(result[:height, :width], blend(image, label, CELEBAMASK))
     assert (result[height:, :width] == 255).all()
     assert classes_in(result[:, width:]) == {3, 13}
 
 
 @pytest.mark.parametrize("height", [1, 64, 512, 3000])
 def test_legend_fits_all_classes_and_is_readable(height: int) -> None:
-    strip = legend(range(19), height)
+    strip = legend(range(19), height, CELEBAMASK)
     assert len(strip) >= height
     end_of_last = 0
     for index in range(1, 19):  # 0 is black, as is the text
@@ -68,19 +70,19 @@ def test_legend_fits_all_classes_and_is_readable(height: int) -> None:
 
 
 def test_legend_gives_each_class_its_own_text() -> None:
-    texts = {legend([index], 18)[:, 18:].tobytes() for index in range(19)}
+    texts = {legend([index], 18, CELEBAMASK)[:, 18:].tobytes() for index in range(19)}
     assert len(texts) == len(CELEBAMASK.names)
 
 
 def test_legend_of_no_class_is_white() -> None:
-    result = overlay(np.zeros((9, 9, 3), np.uint8), np.full((9, 9), 255, np.uint8))
+    result = overlay(np.zeros((9, 9, 3), np.uint8), np.full((9, 9), 255, np.uint8), CELEBAMASK)
     assert (result[:, 9:] == 255).all()
 
 
 def test_contact_sheet_places_pictures_and_masks_in_a_grid() -> None:
     images = [np.full((64, 64, 3), 10 * i, np.uint8) for i in range(2)]
     masks = [np.full((64, 64), 1, np.uint8), np.full((32, 64), 17, np.uint8)]
-    sheet = contact_sheet({"picture": images, "truth": masks}, side=64)
+    sheet = contact_sheet({"picture": images, "truth": masks}, side=64, classes=CELEBAMASK)
     titles, first, second = np.split(sheet, [len(sheet) - 128, len(sheet) - 64])
     assert (first[:, :64] == 0).all() and (second[:, :64] == 10).all()
     assert (first[:, 64:128] == CELEBAMASK.palette[1]).all()
@@ -94,4 +96,4 @@ def test_contact_sheet_places_pictures_and_masks_in_a_grid() -> None:
 def test_contact_sheet_refuses_columns_of_unequal_length() -> None:
     image = np.zeros((4, 4, 3), np.uint8)
     with pytest.raises(ValueError):
-        contact_sheet({"a": [image, image], "b": [image]}, side=64)
+        contact_sheet({"a": [image, image], "b": [image]}, side=64, classes=CELEBAMASK)

@@ -90,7 +90,9 @@ def test_what_a_parsing_tells(make_parser: Callable, tmp_path: Path) -> None:
     assert set(area) == {CELEBAMASK.names[index] for index in np.unique(result.mask)}
     total = sum(result.probability(name) for name in CELEBAMASK.names)
     np.testing.assert_allclose(total, 1, atol=1e-5)
-    np.testing.assert_array_equal(np.asarray(result.overlay())[:40, :60], blend(image, result.mask))
+    np.testing.assert_array_equal(
+        np.asarray(result.overlay())[:40, :60], blend(image, result.mask, CELEBAMASK)
+    )
     result.save(tmp_path / "mask.png")
     np.testing.assert_array_equal(read_label(tmp_path / "mask.png"), result.mask)
     with refuses("mask.jpg"):

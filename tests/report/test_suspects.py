@@ -18,14 +18,14 @@ def face(index: int) -> np.ndarray:
 
 
 def weighed(label: np.ndarray, prediction: np.ndarray, confidence: float = 0.9) -> np.ndarray:
-    return weigh(label, prediction, np.full(label.shape, confidence, np.float32))
+    return weigh(label, prediction, np.full(label.shape, confidence, np.float32), 19)
 
 
 def test_errors_count_as_the_network_is_confident() -> None:
     label = np.array([[0, 4, 4], [255, 18, 18]], np.uint8)
     prediction = np.array([[0, 5, 5], [3, 18, 0]], np.uint8)
     confidence = np.array([[0.5, 0.25, 1], [1, 0.5, 0.75]], np.float32)
-    weights = weigh(label, prediction, confidence)
+    weights = weigh(label, prediction, confidence, 19)
     wanted = np.zeros((19, 19))
     wanted[0, 0], wanted[4, 5], wanted[18, 18], wanted[18, 0] = 1, 1.25, 1, 0.75
     np.testing.assert_array_equal(weights, wanted)
@@ -41,7 +41,7 @@ def test_each_part_of_the_face_votes_on_mirroring() -> None:
     ears[[4, 5, 6, 7, 8, 9], [4, 5, 6, 7, 9, 8]] = 10, 10, 10, 10, 500, 500
     none[1, 1] = 1000
     none[4, 5] = 0.05  # too few pixels to vote
-    shares = mirrored_shares(np.stack([plain, mirrored, ears, none]))
+    shares = mirrored_shares(np.stack([plain, mirrored, ears, none]), CELEBAMASK)
     np.testing.assert_allclose(shares, [0, (3 / 4 + 2) / 3, 1 / 3, 0])
 
 
@@ -56,7 +56,7 @@ def test_only_masks_of_which_two_parts_are_exchanged_are_surely_mirrored() -> No
     profile[8, 9] = 500
     two[[6, 8], [7, 9]] = 10
     ear[[4, 6, 8], [5, 7, 8]] = 10, 10, 500
-    assert surely_mirrored(matrices).tolist() == [False, True, False, False, True, True]
+    assert surely_mirrored(matrices, CELEBAMASK).tolist() == [False, True, False, False, True, True]
 
 
 def test_drawn_faces_with_left_and_right_exchanged_are_found() -> None:
@@ -65,9 +65,9 @@ def test_drawn_faces_with_left_and_right_exchanged_are_found() -> None:
     weights += [
         weighed(CELEBAMASK.mirrored[x].astype(np.uint8), np.roll(x, 1, axis=1)) for x in labels
     ]
-    shares = mirrored_shares(np.stack(weights))
+    shares = mirrored_shares(np.stack(weights), CELEBAMASK)
     assert ((shares > MIRRORED_FROM) == np.repeat([False, True], 12)).all()
-    assert (surely_mirrored(np.stack(weights)) == np.repeat([False, True], 12)).all()
+    assert (surely_mirrored(np.stack(weights), CELEBAMASK) == np.repeat([False, True], 12)).all()
 
 
 def test_a_wrong_mask_is_more_suspicious_than_what_is_usually_wrong() -> None:
@@ -81,14 +81,14 @@ def test_a_wrong_mask_is_more_suspicious_than_what_is_usually_wrong() -> None:
     confidence = [0.05 if index == 7 else 0.9 for index in range(12)]  # of 7 it is unsure
     weights = np.stack(list(map(weighed, labels, predictions, confidence)))
     confusions = np.stack(
-        [count(*pair).confusion for pair in zip(labels, predictions, strict=True)]
+        [count(*pair, 19).confusion for pair in zip(labels, predictions, strict=True)]
     )
-    scores = mislabelled_scores(confusions, weights)
+    scores = mislabelled_scores(confusions, weights, CELEBAMASK)
     assert scores.argmax() == 3
     assert scores[7] < scores[3] * (0.05 / 0.9) ** 2  # as shortfalls are squared
     for matrices in (confusions, weights):
         matrices[5] = matrices[5][CELEBAMASK.mirrored]
-    np.testing.assert_allclose(mislabelled_scores(confusions, weights), scores)
+    np.testing.assert_allclose(mislabelled_scores(confusions, weights, CELEBAMASK), scores)
 
 
 def test_suspicion_by_hand() -> None:
@@ -97,7 +97,7 @@ def test_suspicion_by_hand() -> None:
     confusions[1, 1, 0], confusions[1, 0, 0] = 100, 300
     weights = confusions.astype(float)
     weights[1, 1, 0] = 50
-    scores = mislabelled_scores(confusions, weights)
+    scores = mislabelled_scores(confusions, weights, CELEBAMASK)
     # Skin: usually 50 of 200 pixels count as wrong, in the second picture 50 of 100, which are
     # 1/4 of it. The first has no error; the background is wrong in the second only, as usual.
     assert scores.tolist() == pytest.approx([0, (150 / 200 - 50 / 100) ** 2 * (1 / 4) ** 0.5])

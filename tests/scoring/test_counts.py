@@ -22,7 +22,7 @@ def eroded_boundary(mask: np.ndarray, distance: int) -> np.ndarray:
 @pytest.mark.parametrize("ignored", [False, True])
 def test_counts_equal_a_plain_count_per_class(size: tuple[int, int], ignored: bool) -> None:
     label, prediction = blobs(sum(size), size, ignored)
-    confusion, boundary = count(label, prediction)
+    confusion, boundary = count(label, prediction, 19)
     distance = max(1, round(0.02 * np.hypot(*size)))
     counted = label != 255
     seen = np.where(counted, prediction, 255)
@@ -39,13 +39,13 @@ def test_boundary_is_as_wide_as_asked_and_has_the_picture_s_edge() -> None:
     label = np.zeros((60, 80), np.uint8)  # diagonal 100
     label[:, 40:] = 1
     for share, distance in ((0.02, 2), (0.05, 5), (0.001, 1)):
-        boundary = count(label, label, share).boundary
+        boundary = count(label, label, 19, share).boundary
         inner = (60 - 2 * distance) * (40 - 2 * distance)
         np.testing.assert_array_equal(boundary[:, :3].T, [[60 * 40 - inner] * 3] * 2 + [[0] * 3])
 
 
 def test_all_pixels_ignored_count_nothing() -> None:
-    counts = count(np.full((9, 9), 255, np.uint8), np.zeros((9, 9), np.uint8))
+    counts = count(np.full((9, 9), 255, np.uint8), np.zeros((9, 9), np.uint8), 19)
     assert not counts.confusion.any() and not counts.boundary.any()
 
 
@@ -55,14 +55,14 @@ def test_other_values_are_refused(value: int) -> None:
     bad = label.copy()
     bad[3, 3] = value
     with refuses(value, "0..18", "255"):
-        count(bad, prediction)
+        count(bad, prediction, 19)
     with refuses("255", "0..18"):
-        count(label, np.where(label == 255, 255, prediction).astype(np.uint8))
+        count(label, np.where(label == 255, 255, prediction).astype(np.uint8), 19)
 
 
 def test_total_is_the_sum() -> None:
     pairs = [blobs(seed, (40, 50)) for seed in range(3)]
-    counts = [count(*pair) for pair in pairs]
+    counts = [count(*pair, 19) for pair in pairs]
     summed = total(iter(counts))
     np.testing.assert_array_equal(summed.confusion, sum(c.confusion for c in counts))
     np.testing.assert_array_equal(summed.boundary, sum(c.boundary for c in counts))

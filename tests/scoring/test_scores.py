@@ -19,7 +19,7 @@ NAN = float("nan")
 def test_boundary_of_a_right_prediction_beside_ignored_pixels_is_right() -> None:
     label, _ = blobs(3, (120, 90))
     prediction = np.where(label == 255, 7, label).astype(np.uint8)
-    result = Scores.of(*count(label, prediction))
+    result = Scores.of(*count(label, prediction, 19))
     labelled = ~np.isnan(result.iou)
     assert (result.boundary_iou[labelled] == 1).all() and labelled.sum() > 4
     assert np.isnan(result.boundary_iou[~labelled]).all()
@@ -31,7 +31,7 @@ def test_boundary_iou_by_hand() -> None:
     label, prediction = np.zeros((2, 50, 50), np.uint8)
     label[10:20, 10:20] = 1
     prediction[11:21, 11:21] = 1
-    result = Scores.of(*count(label, prediction))
+    result = Scores.of(*count(label, prediction, 19))
     assert result.boundary_iou[1] == pytest.approx(2 / 70)
     assert result.iou[1] == pytest.approx(81 / 119)
 
@@ -60,7 +60,7 @@ def test_scores_equal_what_mmsegmentation_printed() -> None:
     kept, other = rng.random((24, 32)) < 0.7, rng.integers(2, 8, (24, 32))
     prediction = np.where(kept, label, other).astype(np.uint8)
     label[rng.random((24, 32)) < 0.1] = 255
-    result = Scores.of(*count(label, prediction))
+    result = Scores.of(*count(label, prediction, 19))
     iou = "75.68 70.59 61.97 61.24 57.42 52.99 0.00 0.00" + " nan" * 11
     accuracy = "75.68 70.59 71.54 78.22 75.42 65.14" + " nan" * 13
     dice = "86.15 82.76 76.52 75.96 72.95 69.27 0.00 0.00" + " nan" * 11
@@ -87,7 +87,7 @@ def test_scores_of_nothing_are_nan() -> None:
 def test_left_and_right_joined_by_hand() -> None:
     # Half of the left eye taken for the right one is right when they are one class.
     confusion = matrix((0, 0, 9), (4, 4, 5), (4, 5, 5), (5, 5, 4), (5, 0, 1), (18, 18, 2))
-    result = joined_scores(confusion)
+    result = joined_scores(confusion, CELEBAMASK)
     assert len(result.names) == len(result.iou) == 16
     assert result.names[3:8] == ["eye_glasses", "eye", "brow", "ear", "mouth"]
     wanted = {"background": 9 / 10, "eye": 14 / 15, "cloth": 1}
@@ -104,7 +104,7 @@ def test_f1_of_pictures_takes_the_classes_of_their_labels() -> None:
 
 
 def test_interval_is_that_of_resampled_pictures() -> None:
-    counts = [count(*blobs(seed, (48, 48))).confusion for seed in range(12)]
+    counts = [count(*blobs(seed, (48, 48)), 19).confusion for seed in range(12)]
     confusions = np.stack(counts)
     rng, means = np.random.default_rng(1), []
     for _ in range(2000):
@@ -118,7 +118,7 @@ def test_interval_is_that_of_resampled_pictures() -> None:
 
 
 def test_interval_of_one_picture_and_of_any_number_of_samples() -> None:
-    confusion = count(*blobs(0, (48, 48))).confusion
+    confusion = count(*blobs(0, (48, 48)), 19).confusion
     whole = pytest.approx(Scores.of(confusion).mean_iou)
     assert bootstrap_interval(confusion[None], samples=3) == (whole, whole)
     low, high = bootstrap_interval(np.stack([confusion, 2 * confusion]), samples=101)
@@ -131,9 +131,9 @@ def test_a_confused_order_of_labels_is_found() -> None:
     mask, prediction = blobs(2, (64, 64), ignored=False)
     written = np.argsort(other)[mask].astype(np.uint8)  # value v in `other` is our class other[v]
     assert np.array_equal(np.array(other)[written], mask)
-    assert likelier_order(count(written, prediction).confusion, orders) == "other"
-    assert likelier_order(count(prediction, written).confusion.T, orders) == "other"
-    assert likelier_order(count(mask, prediction).confusion, orders) is None
+    assert likelier_order(count(written, prediction, 19).confusion, orders) == "other"
+    assert likelier_order(count(prediction, written, 19).confusion.T, orders) == "other"
+    assert likelier_order(count(mask, prediction, 19).confusion, orders) is None
     assert (
         likelier_order(matrix(), orders) is None and likelier_order(matrix((0, 0, 1)), {}) is None
     )
@@ -156,9 +156,9 @@ def test_names_of_scores_are_the_classes() -> None:
 def test_exchanged_sides_are_noticed() -> None:
     """Eyes 4 5, brows 6 7, ears 8 9: two of the three must mostly be crossed."""
     right = [(index, index, 10) for index in range(4, 10)]
-    assert not sides_are_exchanged(matrix(*right))
-    assert sides_are_exchanged(matrix(*((a, b ^ 1, n) for a, b, n in right)))
+    assert not sides_are_exchanged(matrix(*right), CELEBAMASK)
+    assert sides_are_exchanged(matrix(*((a, b ^ 1, n) for a, b, n in right)), CELEBAMASK)
     eyes = (4, 5, 30), (5, 4, 30)
-    assert not sides_are_exchanged(matrix(*right, *eyes))
-    assert sides_are_exchanged(matrix(*right, *eyes, (6, 7, 11), (7, 6, 11)))
-    assert not sides_are_exchanged(matrix((1, 1, 5)))
+    assert not sides_are_exchanged(matrix(*right, *eyes), CELEBAMASK)
+    assert sides_are_exchanged(matrix(*right, *eyes, (6, 7, 11), (7, 6, 11)), CELEBAMASK)
+    assert not sides_are_exchanged(matrix((1, 1, 5)), CELEBAMASK)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from jaxparse.classes import CELEBAMASK
 from jaxparse.scoring.scores import Scores, joined_scores
 from jaxparse.scoring.tables import results, scores_table
 
@@ -36,7 +37,7 @@ def test_scores_table_is_laid_out_as_in_mmsegmentation(capsys: pytest.CaptureFix
 
 
 def test_table_shows_all_that_is_known(capsys: pytest.CaptureFixture[str]) -> None:
-    table = scores_table(with_boundary(), joined_scores(half_right()), (0.5, 0.62345))
+    table = scores_table(with_boundary(), joined_scores(half_right(), CELEBAMASK), (0.5, 0.62345))
     Console(width=80).print(table)
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "| Class       |   IoU |    Acc |    F1 | BoundaryIoU |"
@@ -58,7 +59,7 @@ def test_results_are_percent_and_null_for_absent_classes() -> None:
 
 
 def test_results_hold_all_that_is_known() -> None:
-    written = results(with_boundary(), joined_scores(half_right()), (0.5, 0.62345))
+    written = results(with_boundary(), joined_scores(half_right(), CELEBAMASK), (0.5, 0.62345))
     assert json.loads(json.dumps(written, allow_nan=False)) == written
     assert written["mBoundaryIoU"] == 37.5
     assert written["BoundaryIoU"]["skin"] == 25 and written["BoundaryIoU"]["hat"] is None

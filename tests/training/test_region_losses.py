@@ -48,7 +48,7 @@ def test_lovasz_of_certain_predictions_is_one_minus_iou() -> None:
     """Over the classes of the label, in the batch and in each picture."""
     masks = [blobs(seed, (24, 18)) for seed in range(3)]
     label, prediction = map(np.stack, zip(*masks, strict=True))
-    confusions = [count(*pair).confusion for pair in masks]
+    confusions = [count(*pair, 19).confusion for pair in masks]
 
     def expected(confusion: np.ndarray) -> float:
         return 1 - ious(confusion)[confusion.sum(1) > 0].mean()

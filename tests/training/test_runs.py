@@ -26,7 +26,7 @@ def test_series_is_in_order_and_finite_and_has_the_last_of_equal_steps() -> None
 def test_best_is_the_first_of_the_highest_with_its_classes() -> None:
     best = best_row(run_of(ALL))
     assert (best["step"], best["val/mIoU"], best["val/aAcc"]) == (80, 0.75, 0.9)
-    ious = class_ious(best)
+    ious = class_ious(best, CELEBAMASK.names)
     assert np.isnan(ious[CELEBAMASK.names.index("hat")])
     assert np.delete(ious, CELEBAMASK.names.index("hat")).tolist() == [25.0] * 18
     assert best_row(run_of(TRAIN)) == {}

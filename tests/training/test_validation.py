@@ -8,6 +8,7 @@ import pytest
 from jax import Array
 from PIL import Image
 
+from jaxparse.classes import CELEBAMASK
 from jaxparse.data import loaders
 from jaxparse.data.loaders import EvalLoader
 from jaxparse.parsing.labelled import evaluate_pictures
@@ -87,8 +88,8 @@ def test_examples_show_picture_truth_and_prediction(
         height, width = batch["size"][row]
         y, x = (np.arange(64) + 0.5) * height // 64, (np.arange(64) + 0.5) * width // 64
         label = batch["label"][row][np.ix_(y.astype(int), x.astype(int))]
-        np.testing.assert_array_equal(truth, colourise(label))
-        wanted = colourise(predict_label(logits[row], np.array([64, 64]), (64, 64)))
+        np.testing.assert_array_equal(truth, colourise(label, CELEBAMASK))
+        wanted = colourise(predict_label(logits[row], np.array([64, 64]), (64, 64)), CELEBAMASK)
         assert (prediction == wanted).mean() > 0.999
 
 
