@@ -82,7 +82,9 @@ def mask_files(folder: Path) -> dict[str, bytes]:
     label = draw_face(0, 1, SIZE)[1]
     label[:3] = 255
     write_mask(folder / "made.png", label)
-    write_mask(folder / "zllrunning.png", label, "zllrunning")
+    zllrunning = load_classes("zllrunning")
+    there = convert_label(label, CELEBAMASK, zllrunning)
+    write_mask(folder / "zllrunning.png", there, zllrunning)
     colours = Image.open(folder / "made.png").convert("RGB").crop((0, 3, SIZE, SIZE))
     palette = Image.fromarray(np.minimum(label, 15))
     palette.putpalette(bytes(range(48)))
