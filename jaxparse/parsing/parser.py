@@ -138,7 +138,7 @@ class Parsing:
 class Photograph(Parsing):
     """The parsing of a whole photograph: of each of its faces, put back where it is.
 
-    Outside of all faces is background, also where there is none. Where faces overlap the nearer
+    Outside of all crops is background, also where no face is found. Where faces overlap the nearer
     one, that is the larger, is in front.
     """
 
@@ -152,9 +152,13 @@ class Photograph(Parsing):
     def _assembled(
         self, compute: Callable[..., Array], outside: np.generic, **given: int
     ) -> np.ndarray:
-        alignments = (align(face.points) for face in self.faces)
-        faces = map(Placed, self.levels, alignments, map(len, self.crops))
-        return assemble_placed(list(faces)[::-1], self.size, compute, outside)
+        faces = [
+            Placed(levels, align(face.points), len(crop), face.box)
+            for face, crop, levels in zip(self.faces, self.crops, self.levels, strict=True)
+        ]
+        classify = partial(tile_classes, **self._tables)
+        values = None if compute is tile_classes else partial(compute, **self._tables, **given)
+        return assemble_placed(faces[::-1], self.size, outside, classify, values)
 
     def each_face(self) -> list[Parsing]:
         """The parsing of every aligned crop, at the network's input size [S, S]."""

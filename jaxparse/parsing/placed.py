@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from jaxparse.parsing.alignment import corners, invert
-from jaxparse.parsing.tiles import TILE, Level, tile_classes
+from jaxparse.parsing.tiles import TILE, Level
 
 
 class PlacedPart(NamedTuple):
@@ -43,6 +43,7 @@ class Placed(NamedTuple):
     levels: Sequence[Level]  # its logits at each scale
     alignment: np.ndarray  # of `alignment.align`
     size: int  # its side in pixels, as the network saw it
+    box: tuple[float, float, float, float]  # of the face itself: left, top, right, bottom
 
     def touches(self, tile: tuple[int, int]) -> bool:
         """Whether the tile that begins at (row, column) may have pixels of the crop."""
@@ -67,10 +68,16 @@ class Placed(NamedTuple):
         return PlacedPart(level.logits, matrix.astype(np.float32))
 
 
-def _places(matrix: Array) -> tuple[Array, Array]:
-    """Where the centres of a tile's pixels fall, float32 [TILE, TILE] each: first and second."""
+def _centres() -> tuple[np.ndarray, np.ndarray]:
+    """x and y of the centres of a tile's pixels, float32 [TILE] and [TILE, 1]."""
     centres = np.arange(TILE, dtype=np.float32) + 0.5
-    first, second = (row[0] * centres + row[1] * centres[:, None] + row[2] for row in matrix)
+    return centres, centres[:, None]
+
+
+def _places(matrix: Array) -> tuple[Array, Array]:
+    """Where those centres fall, float32 [TILE, TILE] each: first and second coordinate."""
+    x, y = _centres()
+    first, second = (row[0] * x + row[1] * y + row[2] for row in matrix)
     return first, second
 
 
@@ -85,42 +92,57 @@ def _mix(first: Array, second: Array, share: Array) -> Array:
     return first + share * (second - first)
 
 
-@jax.jit
-def _lay_over(below: Sequence[Array], face: Sequence[Array], to_crop: Array) -> tuple[Array, Array]:
-    """(classes, values) of a tile, with a face in front of what is there.
+class Tile(NamedTuple):
+    """What is seen of the faces so far."""
 
-    A crop's background hides nothing: there another face may be.
+    classes: Array  # uint8 [TILE, TILE]
+    values: Array  # [TILE, TILE]
+    in_box: Array  # bool [TILE, TILE]: whether the pixel lies in the box of its face
+
+
+@jax.jit
+def _lay_over(below: Tile, classes: Array, values: Array, to_crop: Array, box: Array) -> Tile:
+    """The tile with a face in front of those before.
+
+    The background of a crop hides nothing. Crops are twice as wide as faces, and what the network
+    sees of a neighbour at the border is not aligned: there the neighbour's own crop counts.
     """
     u, v = _places(to_crop)
-    inside = (u >= 0) & (u < 1) & (v >= 0) & (v < 1)
-    shown = inside & ((face[0] != 0) | (below[0] == 0))
-    classes, values = (jnp.where(shown, x, y) for x, y in zip(face, below, strict=True))
-    return classes, values
+    in_crop = (u >= 0) & (u < 1) & (v >= 0) & (v < 1)
+    (x, y), (left, top, right, bottom) = _centres(), box
+    in_box = (x >= left) & (x < right) & (y >= top) & (y < bottom) & (classes != 0)
+    in_front = (classes != 0) & (in_box | ~below.in_box)
+    shown = in_crop & (in_front | (below.classes == 0))
+    face = Tile(classes, values, in_box)
+    return Tile(*(jnp.where(shown, new, old) for new, old in zip(face, below, strict=True)))
 
 
 def assemble_placed(
     faces: Sequence[Placed],
     size: tuple[int, int],
-    compute: Callable[[Sequence[PlacedPart]], Array],
     outside: np.generic,
+    classify: Callable[[Sequence[PlacedPart]], Array],
+    compute: Callable[[Sequence[PlacedPart]], Array] | None = None,
 ) -> np.ndarray:
-    """The photograph [*size] from `compute`: tiles.tile_classes, tile_confidence, …
+    """The photograph [*size], tile by tile, from `compute`: that of tiles.tile_confidence, …
 
-    Each face is in front of those before it in the list; where there is none, every pixel is
-    `outside`.
+    `classify` is that of tiles.tile_classes, whose class 0 is the background; without `compute` the
+    result are the classes. Each face is in front of those before it in the list; where there is
+    none, every pixel is `outside`.
     """
 
     def draw(tile: tuple[int, int]) -> Array | np.ndarray:
-        classes = np.zeros((TILE, TILE), np.uint8)
-        values = np.full((TILE, TILE), outside)
+        square = TILE, TILE
+        seen = Tile(np.zeros(square, np.uint8), np.full(square, outside), np.zeros(square, bool))
         for face in faces:
             if face.touches(tile):
                 parts = [face.part(level, tile) for level in face.levels]
-                found = tile_classes(parts)
-                front = found, found if compute is tile_classes else compute(parts)
+                classes = classify(parts)
+                values = compute(parts) if compute else classes
                 to_crop = face.to_crop(tile).astype(np.float32)
-                classes, values = _lay_over((classes, values), front, to_crop)
-        return values
+                box = np.subtract(face.box, tile[::-1] * 2).astype(np.float32)
+                seen = _lay_over(seen, classes, values, to_crop, box)
+        return seen.values
 
     down, across = (range(0, length, TILE) for length in size)
     tiles = [[draw((top, left)) for left in across] for top in down]
