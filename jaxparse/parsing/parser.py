@@ -143,7 +143,11 @@ class Photograph(Parsing):
     """
 
     def __init__(
-        self, picture: Picture, levels: Sequence[Sequence[Level]], network: Classes, classes: Classes
+        self,
+        picture: Picture,
+        levels: Sequence[Sequence[Level]],
+        network: Classes,
+        classes: Classes,
     ) -> None:
         self.faces = picture.faces  # the nearest first
         self.crops = picture.images  # aligned as in CelebA-HQ, each uint8 [S, S, 3]
