@@ -56,7 +56,7 @@ def write_logits(path: Path, parsing: Parsing) -> None:
 def write_description(path: Path, photograph: Photograph) -> None:
     """Writes where its faces are, as JSON."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(photograph.describe(), indent=1) + "\n")
+        temporary.write_text(json.dumps(photograph.describe()) + "\n")
 
 
 def write_each_face(folder: Path, photograph: Photograph) -> None:
