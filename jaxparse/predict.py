@@ -199,6 +199,8 @@ def predict(
     faces = faces or each_face
     if logits and faces:
         raise ValueError("--logits are of the whole picture; leave out --logits or --faces")
+    if submission and faces:
+        raise ValueError("--submission is of pictures that a face fills; leave out --faces")
     if submission and classes:
         raise ValueError("--submission needs the classes celebamask; leave out --classes")
     if not (output or submission):

@@ -82,10 +82,13 @@ def test_no_face_at_all_is_a_failure(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["none.json"]
 
 
-def test_logits_are_of_whole_pictures(
-    command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("flags", [("--logits",), ("--submission", "x.zip")])
+def test_what_is_of_whole_pictures_is_refused(
+    command: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: tuple[str, ...],
 ) -> None:
-    flags = ("--output", tmp_path / "out", "--faces", "--logits")
-    assert command("--input", tmp_path, *flags) == 1
+    assert command("--input", tmp_path, "--output", tmp_path / "out", "--faces", *flags) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and "--logits" in error and "--faces" in error
+    assert error.startswith("error: ") and flags[0] in error and "--faces" in error
