@@ -138,8 +138,8 @@ class Parsing:
 class Photograph(Parsing):
     """The parsing of a whole photograph: of each of its faces, put back where it is.
 
-    Outside of all crops is background, also where no face is found. Where faces overlap the nearer
-    one, that is the larger, is in front.
+    Outside of all crops is background, class 0, also where no face is found. Where faces overlap
+    the nearer one, that is the larger, is in front.
     """
 
     def __init__(

@@ -28,10 +28,8 @@ class PlacedPart(NamedTuple):
         height, width = logits.shape[:2]
         columns, rows = _places(self.matrix)
         columns = width - 1 - columns if view else columns
-        (top, bottom, down), (left, right, across) = (
-            _between(rows, height),
-            _between(columns, width),
-        )
+        top, bottom, down = _between(rows, height)
+        left, right, across = _between(columns, width)
         upper = _mix(logits[top, left], logits[top, right], across)
         lower = _mix(logits[bottom, left], logits[bottom, right], across)
         return jnp.moveaxis(_mix(upper, lower, down), -1, 0)
