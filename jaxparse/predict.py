@@ -7,6 +7,7 @@
 Threads read ahead and write behind.
 """
 
+import json
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -27,13 +28,18 @@ from jaxparse.data.images import write_image
 from jaxparse.data.layouts import listed
 from jaxparse.devices import use_compilation_cache
 from jaxparse.files import atomic_path, read_ahead, require_writable_folder
-from jaxparse.parsing.parser import NO_TEST_TIME, Parser, Parsing, Picture, TestTime
+from jaxparse.parsing.parser import NO_TEST_TIME, Parser, Parsing, Photograph, Picture, TestTime
 from jaxparse.scoring.submissions import Format, require_output, require_sizes, write_submission
 from jaxparse.weights.files import SHIPPED
 from jaxparse.weights.find import load_network
 
 SHIPPED_LINE = "no --weights: the small network of jaxparse, for non-commercial use (docs/tiny.md)"
+DESCRIPTION = ".json"  # the one file of a photograph without a face
 Writer = Callable[[Path, Parsing], None]
+
+
+class NoFaceError(ValueError):
+    """A photograph has no mask, since no face was found in it."""
 
 
 def write_overlay(path: Path, parsing: Parsing) -> None:
@@ -47,13 +53,32 @@ def write_logits(path: Path, parsing: Parsing) -> None:
         np.save(temporary, parsing.levels[0].logits[0])
 
 
-def make_writers(overlay: bool, logits: bool) -> dict[str, Writer]:
+def write_description(path: Path, photograph: Photograph) -> None:
+    """Writes where its faces are, as JSON."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(photograph.describe()) + "\n")
+
+
+def write_each_face(folder: Path, photograph: Photograph) -> None:
+    """Writes aligned crop and mask of face I, I.jpg and I.png, into the folder."""
+    for index, face in enumerate(photograph.each_face()):
+        write_image(folder / f"{index}.jpg", face.source)
+        face.save(folder / f"{index}.png")
+
+
+def make_writers(
+    overlay: bool, logits: bool, faces: bool = False, each_face: bool = False
+) -> dict[str, Writer]:
     """The files written for STEM.jpg: what follows STEM in the name -> its writer."""
     writers: dict[str, Writer] = {".png": lambda path, parsing: parsing.save(path)}
     if overlay:
         writers["_overlay.png"] = write_overlay
     if logits:
         writers[".npy"] = write_logits
+    if faces:
+        writers[DESCRIPTION] = write_description
+    if each_face:
+        writers["_faces"] = write_each_face
     return writers
 
 
@@ -96,8 +121,12 @@ def predict_files(
                 yield picture
 
     def write(parsing: Parsing) -> None:
+        faceless = isinstance(parsing, Photograph) and not parsing.faces
         for ending, writer in writers.items():
-            writer(output / f"{Path(parsing.source).stem}{ending}", parsing)
+            if ending == DESCRIPTION or not faceless:
+                writer(output / f"{Path(parsing.source).stem}{ending}", parsing)
+        if faceless:
+            raise NoFaceError(f"no face is found in {parsing.source}: it gets no mask")
 
     for _, fault in read_ahead(write, parser.parse(good()), num_workers):
         while faults:
@@ -108,16 +137,20 @@ def predict_files(
 
 def write_masks(
     parser: Parser, paths: list[Path], output: Path, writers: dict[str, Writer], num_workers: int
-) -> int:
-    """`predict_files` with a progress bar and a line for each bad picture; returns their number."""
+) -> tuple[int, int]:
+    """`predict_files` with a progress bar and a line for each picture without a mask.
+
+    Returns how many could not be read, and in how many no face was found.
+    """
     output.mkdir(parents=True, exist_ok=True)
     written = predict_files(parser, paths, output, writers, num_workers)
-    bad = 0
+    bad = faceless = 0
     for fault in cli.track(written, len(paths), "predicting"):
         if fault is not None:
-            bad += 1
+            faceless += isinstance(fault, NoFaceError)
+            bad += not isinstance(fault, NoFaceError)
             print(fault, file=sys.stderr)
-    return bad
+    return bad, faceless
 
 
 def predict(
@@ -127,6 +160,8 @@ def predict(
     exp: str | None = None,
     overlay: bool = False,
     logits: bool = False,
+    faces: bool = False,
+    each_face: bool = False,
     classes: Classes | None = None,
     submission: Path | None = None,
     format: Format = "server",
@@ -146,6 +181,10 @@ def predict(
         exp: Experiment whose settings replace those stored with the weights.
         overlay: Also write STEM_overlay.png, the picture blended with its mask, with a legend.
         logits: Also write STEM.npy, float32 [h, w, C] at the network's resolution, of its classes.
+        faces: The pictures are whole photographs: find their faces, mask each, put the masks back,
+            and write STEM.json with boxes, points and scores.
+        each_face: As --faces, and write into a folder STEM_faces, for face I, its aligned crop
+            I.jpg and the crop's mask I.png.
         classes: Table of the masks' classes, which the network's can become by merging; default:
             the network's.
         submission: Zip of the masks to write, and check, for a challenge's server.
@@ -155,8 +194,13 @@ def predict(
         batch_size: Pictures per call of the network.
         num_workers: Threads that read pictures, and as many that write.
 
-    Returns 1 if a picture could not be read, else 0.
+    Returns 1 if a picture could not be read, or no face was found in any of them, else 0.
     """
+    faces = faces or each_face
+    if logits and faces:
+        raise ValueError("--logits are of the whole picture; leave out --logits or --faces")
+    if submission and faces:
+        raise ValueError("--submission is of pictures that a face fills; leave out --faces")
     if submission and classes:
         raise ValueError("--submission needs the classes celebamask; leave out --classes")
     if not (output or submission):
@@ -173,7 +217,7 @@ def predict(
     if submission:
         require_output(submission, "--submission")
         require_sizes(paths)
-    writers = make_writers(overlay, logits)
+    writers = make_writers(overlay, logits, faces, each_face)
     with nullcontext(output) if output else TemporaryDirectory() as folder:
         require_free(paths, Path(folder), writers)
         if weights is None:
@@ -182,18 +226,20 @@ def predict(
         batch_size = min(batch_size, len(paths))
         config = replace(config, batch_size=batch_size, num_workers=num_workers)
         classes = CELEBAMASK if submission else classes
-        parser = Parser(config, *arrays, test_time, classes)
-        bad = write_masks(parser, paths, Path(folder), writers, num_workers)
+        parser = Parser(config, *arrays, test_time, classes, faces)
+        bad, faceless = write_masks(parser, paths, Path(folder), writers, num_workers)
+        masks = len(paths) - bad - faceless
         skipped = f", {bad} of {len(paths)} pictures skipped" if bad else ""
+        skipped += f", no face found in {faceless} of {len(paths)}" if faceless else ""
         if output:
-            print(f"{len(paths) - bad} masks in {output}{skipped}")
+            print(f"{masks} masks in {output}{skipped}")
             if others := other_files(input):
                 print(f"not taken for pictures: {len(others)} ({listed(others)})")
         if submission:
             for warning in write_submission(Path(folder), paths, submission, format):
                 print("warning:", warning, file=sys.stderr)
             print(f"wrote {submission}: {len(paths)} masks, checked")
-    return 1 if bad else 0
+    return 1 if bad or not masks else 0
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ GROUND = ("classes", "config", "fields", "files", "cli", "interrupts", "devices"
 # Lower rooms first; a module may import its own room and those below.
 ROOMS = (GROUND, ("data", "models"), ("weights", "scoring"), ("parsing",), ("training",))
 WITHOUT_JAX = ("classes", "config", "fields", "files", "cli", "interrupts", "data", "scoring")
-LATE = ("torch", "timm", "transformers", "tensorflow", "grain", "tyro")
+LATE = ("torch", "timm", "transformers", "tensorflow", "mtcnn", "grain", "tyro")
 
 
 def room(path: Path) -> str:

@@ -16,6 +16,7 @@ without the mirror image. Probabilities are averaged.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice, tee
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -33,8 +34,11 @@ from jaxparse.data.masks import write_mask
 from jaxparse.data.sources import resize_image
 from jaxparse.devices import local_devices, make_mesh, replicated
 from jaxparse.models.ops.resize import resize_bilinear
+from jaxparse.parsing.alignment import align, crop
+from jaxparse.parsing.faces import Detector, Face, describe, load_detector, nearest_first
 from jaxparse.parsing.network import make_logits_step
 from jaxparse.parsing.overlay import overlay
+from jaxparse.parsing.placed import Placed, assemble_placed
 from jaxparse.parsing.tiles import Level, assemble, tile_classes, tile_confidence, tile_probability
 from jaxparse.weights.files import SHIPPED
 from jaxparse.weights.find import load_network
@@ -67,9 +71,10 @@ class Picture(NamedTuple):
     """A picture prepared for the network."""
 
     source: PictureLike
-    image: np.ndarray  # as the network takes it, uint8 [S, S, 3]
+    images: list[np.ndarray]  # one uint8 [S, S, 3], or the aligned crop of each of its faces
     size: tuple[int, int]  # its own (height, width)
     label: np.ndarray | None = None  # its true mask, for the caller
+    faces: tuple[Face, ...] | None = None  # the nearest first; None: not looked for
 
 
 class Parsing:
@@ -87,19 +92,26 @@ class Parsing:
         self.levels = levels
         self.size = picture.size
         self.network, self.classes = network, classes
-        self.mask = self._assembled(tile_classes)
+        self.mask = self._assembled(tile_classes, np.uint8(0))
 
-    def _assembled(self, compute: Callable[..., Array], **given: int) -> np.ndarray:
-        tables = {"network": self.network, "classes": self.classes}
-        return assemble(self.levels, self.size, partial(compute, **tables, **given))
+    def _assembled(
+        self, compute: Callable[..., Array], outside: np.generic, **given: int
+    ) -> np.ndarray:
+        """[H, W] from a function of tiles; `outside` is its value where there is no face."""
+        return assemble(self.levels, self.size, partial(compute, **self._tables, **given))
+
+    @property
+    def _tables(self) -> dict[str, Classes]:
+        return {"network": self.network, "classes": self.classes}
 
     def probability(self, name: str) -> np.ndarray:
         """float32 [H, W], 0..1: the probability of one class, by its name."""
-        return self._assembled(tile_probability, index=self.classes.index(name))
+        index = self.classes.index(name)
+        return self._assembled(tile_probability, np.float32(index == 0), index=index)
 
     def confidence(self) -> np.ndarray:
         """float32 [H, W], 0..1: the probability of the predicted class at every pixel."""
-        return self._assembled(tile_confidence)
+        return self._assembled(tile_confidence, np.float32(1))
 
     def area(self) -> dict[str, float]:
         """Class name -> its share of the picture, 0..1, for the classes that occur."""
@@ -123,6 +135,48 @@ class Parsing:
         write_mask(Path(path), self.mask, self.classes)
 
 
+class Photograph(Parsing):
+    """The parsing of a whole photograph: of each of its faces, put back where it is.
+
+    Outside of all crops is background, class 0, also where no face is found. Where faces overlap
+    the nearer one, that is the larger, is in front.
+    """
+
+    def __init__(
+        self,
+        picture: Picture,
+        levels: Sequence[Sequence[Level]],
+        network: Classes,
+        classes: Classes,
+    ) -> None:
+        self.faces = picture.faces  # the nearest first
+        self.crops = picture.images  # aligned as in CelebA-HQ, each uint8 [S, S, 3]
+        super().__init__(picture, levels, network, classes)
+
+    def _assembled(
+        self, compute: Callable[..., Array], outside: np.generic, **given: int
+    ) -> np.ndarray:
+        faces = [
+            Placed(levels, align(face.points), len(crop), face.box)
+            for face, crop, levels in zip(self.faces, self.crops, self.levels, strict=True)
+        ]
+        classify = partial(tile_classes, **self._tables)
+        values = None if compute is tile_classes else partial(compute, **self._tables, **given)
+        return assemble_placed(faces[::-1], self.size, outside, classify, values)
+
+    def each_face(self) -> list[Parsing]:
+        """The parsing of every aligned crop, at the network's input size [S, S]."""
+        return [
+            Parsing(Picture(crop, [crop], crop.shape[:2]), levels, self.network, self.classes)
+            for crop, levels in zip(self.crops, self.levels, strict=True)
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """For JSON: the photograph's size, and of every face box, points, score and crop."""
+        height, width = self.size
+        return {"width": width, "height": height, "faces": [describe(face) for face in self.faces]}
+
+
 class Parser:
     """A network with its weights, ready for pictures."""
 
@@ -133,13 +187,19 @@ class Parser:
         batch_stats: dict[str, Any],
         test_time: TestTime = NO_TEST_TIME,
         classes: Classes | None = None,
+        faces: bool = False,
+        detector: Detector | None = None,
     ) -> None:
         """Uses the network, image_size and batch_size (pictures per call) of `config`.
 
         Masks are of the table `classes`, by default the network's own. Raises ValueError if the
         network's cannot become those. The batch is divided among this process's devices if it is a
         multiple of their number.
+
+        With `faces`, pictures are whole photographs: their faces are found by `detector`, by
+        default that of the package mtcnn, aligned and parsed. Raises ValueError if that is missing.
         """
+        self._detector = (detector or load_detector()) if faces else None
         self.test_time = test_time
         self.classes = classes or config.classes
         becomes(config.classes, self.classes)  # raises if it cannot
@@ -161,6 +221,8 @@ class Parser:
         test_time: TestTime = NO_TEST_TIME,
         batch_size: int = 4,
         classes: Classes | None = None,
+        faces: bool = False,
+        detector: Detector | None = None,
     ) -> "Parser":
         """The network of a weights file (.safetensors), of a run's folder (its best weights), or of
         a repository of the Hugging Face hub ("user/name").
@@ -170,18 +232,24 @@ class Parser:
         jaxparse file.
         """
         config, *arrays = load_network(weights)
-        return cls(replace(config, batch_size=batch_size), *arrays, test_time, classes)
+        settings = test_time, classes, faces, detector
+        return cls(replace(config, batch_size=batch_size), *arrays, *settings)
 
     @classmethod
     def from_pretrained(
-        cls, name: str, test_time: TestTime = NO_TEST_TIME, batch_size: int = 4
+        cls,
+        name: str,
+        test_time: TestTime = NO_TEST_TIME,
+        batch_size: int = 4,
+        faces: bool = False,
+        detector: Detector | None = None,
     ) -> "Parser":
         """The network of a repository of the Hugging Face hub: "user/name" or "user/name@revision".
 
         Downloaded, and converted if another package wrote it, once. Raises ValueError if the hub
         cannot be reached or the network is not one of those that jaxparse knows.
         """
-        return cls.load(fetch(name), test_time, batch_size)
+        return cls.load(fetch(name), test_time, batch_size, faces=faces, detector=detector)
 
     def __call__(self, pictures: PictureLike | Sequence[PictureLike]) -> Parsing | list[Parsing]:
         """The parsing of a picture (a path, a PIL image or an array), or of each of several.
@@ -196,36 +264,47 @@ class Parser:
         ):
             picture = self.prepare(pictures)
             # Do not pad a single picture to a whole batch.
-            return next(self.parse([picture], self._sharding.mesh.size))
+            single = len(picture.images) == 1
+            return next(self.parse([picture], self._sharding.mesh.size if single else None))
         return list(self.parse(map(self.prepare, pictures)))
 
     def prepare(self, source: PictureLike, label: np.ndarray | None = None) -> Picture:
-        """Reads and resizes a picture on the host: for threads that read ahead."""
+        """Reads a picture and resizes it, or cuts out its faces: for threads that read ahead."""
         picture = as_picture(source)
-        image = resize_image(picture, self.image_size, self._resize_filter)
-        return Picture(source, image, picture.size[::-1], label)
+        size = picture.size[::-1]
+        if self._detector is None:
+            images = [resize_image(picture, self.image_size, self._resize_filter)]
+            return Picture(source, images, size, label)
+        photo = np.asarray(picture)
+        faces = nearest_first(self._detector(photo))
+        crops = [crop(photo, align(face.points), self.image_size) for face in faces]
+        return Picture(source, crops, size, label, faces)
 
     def parse(
         self, pictures: Iterable[Picture], batch_size: int | None = None
     ) -> Iterator[Parsing]:
-        """Parsings, in order, from batches of one size, by default the parser's."""
-        batch_size = batch_size or self.batch_size
-        batch: list[Picture] = []
-        for picture in pictures:
-            batch.append(picture)
-            if len(batch) == batch_size:
-                yield from self._parse_batch(batch, batch_size)
-                batch = []
-        if batch:
-            yield from self._parse_batch(batch, batch_size)
+        """Parsings, in order, from batches of one size, by default the parser's.
 
-    def _parse_batch(self, batch: list[Picture], batch_size: int) -> Iterator[Parsing]:
-        images = np.stack([picture.image for picture in batch])
-        sides = [round(self.image_size * scale) for scale in self.test_time.scales]
-        logits = [self._logits(images, side, batch_size) for side in sides]
+        Faces of several photographs share a batch.
+        """
+        pictures, ahead = tee(pictures)
+        images = (image for picture in ahead for image in picture.images)
+        levels = self._levels(images, batch_size or self.batch_size)
         tables = self._classes, self.classes
-        for index, picture in enumerate(batch):
-            yield Parsing(picture, [Level(x[index], self._align_corners) for x in logits], *tables)
+        for picture in pictures:
+            of_images = [next(levels) for _ in picture.images]
+            if picture.faces is None:
+                yield Parsing(picture, of_images[0], *tables)
+            else:
+                yield Photograph(picture, of_images, *tables)
+
+    def _levels(self, images: Iterator[np.ndarray], batch_size: int) -> Iterator[list[Level]]:
+        """The logits of every image at each scale, in order."""
+        sides = [round(self.image_size * scale) for scale in self.test_time.scales]
+        while batch := list(islice(images, batch_size)):
+            logits = [self._logits(np.stack(batch), side, batch_size) for side in sides]
+            for index in range(len(batch)):
+                yield [Level(x[index], self._align_corners) for x in logits]
 
     def _logits(self, images: np.ndarray, side: int, batch_size: int) -> Array:
         """uint8 [≤ batch_size, S, S, 3] -> float32 [batch_size, F, h, w, C] at that input size."""

@@ -8,7 +8,7 @@ of classes that are one in the table asked for are then summed.
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,17 +38,20 @@ class Side(NamedTuple):
     matrices: Array  # float32 [F, TILE, cells]: from these `cells` logits to the tile's pixels
 
 
-# (logits [F, h, w, C], rows, columns) of a Level, for one tile.
-Part: TypeAlias = tuple[Array, Side, Side]
+class Part(NamedTuple):
+    """What a tile needs of a Level."""
 
+    logits: Array  # float32 [F, h, w, C]
+    rows: Side
+    columns: Side
 
-def _upsample(part: Part, view: int) -> Array:
-    """float32 [C, TILE, TILE], the logits of one view."""
-    logits, rows, columns = part
-    height, width = rows.matrices.shape[-1], columns.matrices.shape[-1]
-    place = view, rows.starts[view], columns.starts[view], 0
-    cells = jax.lax.dynamic_slice(logits, place, (1, height, width, logits.shape[-1]))
-    return apply_class_first(cells, rows.matrices[view], columns.matrices[view])[0]
+    def upsample(self, view: int) -> Array:
+        """float32 [C, TILE, TILE], the logits of one view."""
+        height, width = self.rows.matrices.shape[-1], self.columns.matrices.shape[-1]
+        place = view, self.rows.starts[view], self.columns.starts[view], 0
+        cells = (1, height, width, self.logits.shape[-1])
+        cells = jax.lax.dynamic_slice(self.logits, place, cells)
+        return apply_class_first(cells, self.rows.matrices[view], self.columns.matrices[view])[0]
 
 
 def _probabilities(parts: Sequence[Part], network: Classes, classes: Classes) -> Array:
@@ -59,9 +62,9 @@ def _probabilities(parts: Sequence[Part], network: Classes, classes: Classes) ->
     """
     mean = 0
     for part in parts:
-        shown = jax.nn.softmax(_upsample(part, 0), axis=0)
-        if len(part[0]) == 2:
-            mirrored = jax.nn.softmax(_upsample(part, 1), axis=0)
+        shown = jax.nn.softmax(part.upsample(0), axis=0)
+        if len(part.logits) == 2:
+            mirrored = jax.nn.softmax(part.upsample(1), axis=0)
             shown = (shown + mirrored[network.mirrored]) / 2
         mean += shown / len(parts)
     if network.names == classes.names:
@@ -78,9 +81,9 @@ of_classes = partial(jax.jit, static_argnames=("network", "classes"))
 @of_classes
 def tile_classes(parts: Sequence[Part], network: Classes, classes: Classes) -> Array:
     """uint8 [TILE, TILE]."""
-    if len(parts) == 1 and len(parts[0][0]) == 1 and network.names == classes.names:
+    if len(parts) == 1 and len(parts[0].logits) == 1 and network.names == classes.names:
         # Nothing to average: the highest logit has the highest probability.
-        return highest_class(_upsample(parts[0], 0)[None])[0]
+        return highest_class(parts[0].upsample(0)[None])[0]
     return highest_class(_probabilities(parts, network, classes)[None])[0]
 
 
@@ -135,7 +138,7 @@ def assemble(
         scales.append((logits, rows, columns))
 
     def tile(y: int, x: int) -> Array:
-        return compute([(logits, rows[y], columns[x]) for logits, rows, columns in scales])
+        return compute([Part(logits, rows[y], columns[x]) for logits, rows, columns in scales])
 
     down, across = (range(-(-length // TILE)) for length in size)
     tiles = [[tile(y, x) for x in across] for y in down]

@@ -8,15 +8,13 @@ from jaxparse.parsing.parser import Parsing, Picture
 from jaxparse.parsing.tiles import Level
 from tests.parsed import require_highest, resized, softmax
 
-NO_IMAGE = np.empty((0, 0, 3), np.uint8)
-
 
 # Smaller than the logits, odd, exactly a tile, one over, tiles in both directions.
 @pytest.mark.parametrize("size", [(5, 3), (37, 91), (256, 256), (257, 40), (300, 530)])
 def test_tiles_equal_the_picture_as_a_whole(size: tuple[int, int]) -> None:
     logits = np.random.default_rng(0).normal(size=(16, 12, 19)).astype(np.float32)
     level = Level(jnp.asarray(logits)[None])
-    parsing = Parsing(Picture("none", NO_IMAGE, size), [level], CELEBAMASK, CELEBAMASK)
+    parsing = Parsing(Picture("none", [], size), [level], CELEBAMASK, CELEBAMASK)
     assert parsing.mask.shape == size and parsing.mask.dtype == np.uint8
     expected = softmax(resized(logits, size))
     require_highest(parsing.mask, expected)
@@ -34,7 +32,7 @@ def test_corners_can_be_aligned() -> None:
     ramp = np.arange(4, dtype=np.float32)
     logits = np.stack([np.full((4, 4), 1.5), np.tile(ramp, (4, 1))], -1).astype(np.float32)
     level = Level(jnp.asarray(logits)[None], align_corners=True)
-    parsing = Parsing(Picture("none", NO_IMAGE, (10, 10)), [level], CELEBAMASK, CELEBAMASK)
+    parsing = Parsing(Picture("none", [], (10, 10)), [level], CELEBAMASK, CELEBAMASK)
     rising = np.arange(10) / 3
     expected = 1 / (1 + np.exp(rising - 1.5))
     np.testing.assert_allclose(parsing.probability("background")[4], expected, atol=1e-6)

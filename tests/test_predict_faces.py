@@ -1,0 +1,94 @@
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxparse import cli, predict
+from jaxparse.classes import load_classes
+from jaxparse.data.images import read_header
+from jaxparse.data.masks import read_label
+from jaxparse.parsing import parser
+from jaxparse.parsing.parser import Parser
+from tests.conftest import Nano
+from tests.parsed import draw, share_program
+from tests.parsing.test_photographs import detect
+
+
+@pytest.fixture
+def command(nano: Nano, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs the command line with a detector that knows the faces."""
+    share_program(monkeypatch, nano)
+    monkeypatch.setattr(parser, "load_detector", lambda: detect)
+
+    def run(*flags: object) -> int:
+        flags = ("--weights", nano.weights, *flags)
+        monkeypatch.setattr(sys, "argv", ["predict", *map(str, flags)])
+        with pytest.raises(SystemExit) as caught:
+            cli.run(predict.main)
+        return caught.value.code
+
+    return run
+
+
+def test_files_of_photographs(
+    command: Callable[..., int],
+    nano: Nano,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    widths = {"two": 200, "one": 210, "none": 220}
+    paths = [
+        draw(tmp_path / "in" / f"{name}.png", index, (150, width))
+        for index, (name, width) in enumerate(widths.items())
+    ]
+    output = tmp_path / "out"
+    flags = ("--each-face", "--overlay", "--flip", "--classes", "facer")
+    assert command("--input", tmp_path / "in", "--output", output, *flags) == 0
+    said = capsys.readouterr()
+    assert f"2 masks in {output}, no face found in 1 of 3\n" in said.out
+    [line] = [line for line in said.err.splitlines() if "no face" in line]
+    assert str(paths[2]) in line
+    written = {str(path.relative_to(output)) for path in output.rglob("*.*")}
+    masks = {f"{name}{ending}" for name in ("two", "one") for ending in (".png", "_overlay.png")}
+    faces = {
+        f"{face}.{kind}"
+        for face in ("two_faces/0", "two_faces/1", "one_faces/0")
+        for kind in ("png", "jpg")
+    }
+    assert written == masks | faces | {f"{name}.json" for name in widths}
+    classes = load_classes("facer")
+    parsing = Parser.load(nano.weights, parser.TestTime(flip=True), classes=classes, faces=True)
+    results = parsing(paths)
+    for path, result in zip(paths, results, strict=True):
+        described = json.loads((output / f"{path.stem}.json").read_text())
+        assert described == result.describe()
+    np.testing.assert_array_equal(read_label(output / "two.png", classes), results[0].mask)
+    for index, face in enumerate(results[0].each_face()):
+        mask = read_label(output / "two_faces" / f"{index}.png", classes)
+        np.testing.assert_array_equal(mask, face.mask)
+        assert read_header(output / "two_faces" / f"{index}.jpg").size == (64, 64)
+
+
+def test_no_face_at_all_is_a_failure(
+    command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = draw(tmp_path / "none.png", 0, (150, 220))
+    assert command("--input", path, "--output", tmp_path / "out", "--faces") == 1
+    said = capsys.readouterr()
+    assert str(path) in said.err and "0 masks" in said.out
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["none.json"]
+
+
+@pytest.mark.parametrize("flags", [("--logits",), ("--submission", "x.zip")])
+def test_what_is_of_whole_pictures_is_refused(
+    command: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: tuple[str, ...],
+) -> None:
+    assert command("--input", tmp_path, "--output", tmp_path / "out", "--faces", *flags) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and flags[0] in error and "--faces" in error
