@@ -15,7 +15,7 @@ without the mirror image. Probabilities are averaged.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -33,6 +33,7 @@ from jaxparse.data.masks import write_mask
 from jaxparse.data.sources import resize_image
 from jaxparse.devices import local_devices, make_mesh, replicated
 from jaxparse.models.ops.resize import resize_bilinear
+from jaxparse.parsing import regions
 from jaxparse.parsing.network import make_logits_step
 from jaxparse.parsing.overlay import overlay
 from jaxparse.parsing.tiles import Level, assemble, tile_classes, tile_confidence, tile_probability
@@ -75,8 +76,7 @@ class Picture(NamedTuple):
 class Parsing:
     """The network's result for one picture.
 
-    `mask` is uint8 [H, W] of `classes`, at the picture's own size. The logits, of the network's
-    classes, are kept at its resolution: about 1 MB.
+    The logits, of the network's classes, are kept at its resolution: about 1 MB.
     """
 
     def __init__(
@@ -87,19 +87,46 @@ class Parsing:
         self.levels = levels
         self.size = picture.size
         self.network, self.classes = network, classes
-        self.mask = self._assembled(tile_classes)
 
-    def _assembled(self, compute: Callable[..., Array], **given: int) -> np.ndarray:
+    @cached_property
+    def mask(self) -> np.ndarray:
+        """uint8 [H, W] of `classes`, at the picture's own size."""
+        return self._assembled(tile_classes)
+
+    def _assembled(self, compute: Callable[..., Array], **given: tuple[int, ...]) -> np.ndarray:
         tables = {"network": self.network, "classes": self.classes}
         return assemble(self.levels, self.size, partial(compute, **tables, **given))
 
     def probability(self, name: str) -> np.ndarray:
         """float32 [H, W], 0..1: the probability of one class, by its name."""
-        return self._assembled(tile_probability, index=self.classes.index(name))
+        return self._probability_of([name])
+
+    def _probability_of(self, names: Sequence[str]) -> np.ndarray:
+        """float32 [H, W]: the probability that a pixel is of any of the classes."""
+        indices = tuple(map(self.classes.index, dict.fromkeys(names)))
+        return self._assembled(tile_probability, indices=indices)
 
     def confidence(self) -> np.ndarray:
         """float32 [H, W], 0..1: the probability of the predicted class at every pixel."""
         return self._assembled(tile_confidence)
+
+    def region(
+        self, names: Sequence[str], *, hard: bool = False, grow: int = 0, feather: int = 0
+    ) -> np.ndarray:
+        """uint8 [H, W]: the probability of any of these classes, 0..255, as an alpha channel.
+
+        With `hard` it is 0 or 255, from the mask. Then the region grows by a disc of `grow` pixels,
+        or shrinks if that is negative, and its edge fades over `feather` pixels to each side. Raises
+        ValueError for an unknown class.
+        """
+        names = (names,) if isinstance(names, str) else tuple(names)
+        if hard:
+            table = np.zeros(256, np.uint8)
+            table[[self.classes.index(name) for name in names]] = 255
+            region = table[self.mask]
+        else:
+            region = np.rint(255 * np.minimum(self._probability_of(names), 1)).astype(np.uint8)
+        return regions.feather(regions.grow(region, grow), feather)
 
     def area(self) -> dict[str, float]:
         """Class name -> its share of the picture, 0..1, for the classes that occur."""
