@@ -1,0 +1,71 @@
+"""What is made of a parsing: the pixels of masks, overlays, regions and cut-outs, and their files."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from jaxparse.data.images import as_picture
+from jaxparse.files import atomic_path
+from jaxparse.parsing.overlay import blend
+from jaxparse.parsing.parser import Parsing
+from jaxparse.parsing.regions import Edge, Region, cut_out
+from jaxparse.parsing.video import ALPHA, GREY, H264, MASK, Kind, Pixels
+
+Render: TypeAlias = Callable[[Parsing], np.ndarray]
+# Of a clip STEM.mp4: what follows STEM in the name -> how it is written, and its pixels.
+Tracks: TypeAlias = Mapping[str, tuple[Kind, Callable[[Parsing], Pixels]]]
+
+
+def mask_pixels(parsing: Parsing) -> tuple[np.ndarray, np.ndarray]:
+    """The mask, and the colours of its classes as opaque ARGB."""
+    palette = np.full((256, 4), 255, np.uint8)
+    palette[: len(parsing.classes), 1:] = parsing.classes.palette
+    return parsing.mask, palette
+
+
+def blended_pixels(parsing: Parsing) -> np.ndarray:
+    """The picture blended with the mask's colours; no legend, which would change its size."""
+    return blend(np.asarray(as_picture(parsing.source)), parsing.mask, parsing.classes)
+
+
+def region_pixels(parsing: Parsing, region: Region, edge: Edge) -> np.ndarray:
+    """uint8 [H, W]."""
+    return parsing.region(region.classes, **asdict(edge))
+
+
+def cutout_pixels(parsing: Parsing, region: Region, edge: Edge) -> np.ndarray:
+    """uint8 [H, W, 4], RGBA; re-reads the picture, so that it need not stay in memory."""
+    picture = np.asarray(as_picture(parsing.source))
+    return cut_out(picture, region_pixels(parsing, region, edge))
+
+
+def region_renders(
+    regions: Sequence[Region], edge: Edge, cutout: bool
+) -> dict[str, tuple[Kind, Render]]:
+    """What follows STEM in the name, without suffix -> kind of a clip of it, and its pixels."""
+    renders: dict[str, tuple[Kind, Render]] = {}
+    for region in regions:
+        renders[f"_{region.name}"] = GREY, partial(region_pixels, region=region, edge=edge)
+        if cutout:
+            cut = partial(cutout_pixels, region=region, edge=edge)
+            renders[f"_{region.name}_cutout"] = ALPHA, cut
+    return renders
+
+
+def write_png(path: Path, parsing: Parsing, render: Render) -> None:
+    """Writes the pixels as PNG."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(render(parsing)).save(temporary)
+
+
+def make_tracks(overlay: bool, renders: Mapping[str, tuple[Kind, Render]]) -> Tracks:
+    """The files that are written for a clip."""
+    tracks: dict[str, tuple[Kind, Callable[[Parsing], Pixels]]] = {MASK.suffix: (MASK, mask_pixels)}
+    if overlay:
+        tracks[f"_overlay{H264.suffix}"] = H264, blended_pixels
+    return tracks | {f"{end}{kind.suffix}": (kind, pix) for end, (kind, pix) in renders.items()}
