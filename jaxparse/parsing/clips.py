@@ -74,21 +74,23 @@ def _mix(before: Array, logits: Array, share: float) -> Array:
 
 
 def write_tracks(
-    parser: Parser, clip: Clip, stem: Path, tracks: Tracks, smooth: float, num_workers: int
+    parser: Parser, clip: Clip, stem: Path, outputs: Tracks, smooth: float, num_workers: int
 ) -> Iterator[None]:
-    """Writes the clip's files, named by `stem` and the keys of `tracks`; yields after every frame.
+    """Writes the clip's files, named by `stem` and the keys of `outputs`; yields after every frame.
 
     They get their names at the end, all or, if the clip is damaged, none. Raises ValueError.
     """
     with ExitStack() as stack:
         writers = {
-            ending: stack.enter_context(writing_clip(stem.with_name(stem.name + ending), kind, clip))
-            for ending, (kind, _) in tracks.items()
+            ending: stack.enter_context(
+                writing_clip(stem.with_name(stem.name + ending), kind, clip)
+            )
+            for ending, (kind, _) in outputs.items()
         }
 
         def render(item: tuple[Parsing, int]) -> list:
             parsing, time = item
-            return [(writers[end], pixels(parsing), time) for end, (_, pixels) in tracks.items()]
+            return [(writers[end], pixels(parsing), time) for end, (_, pixels) in outputs.items()]
 
         def encode(rendered: list) -> None:
             for write, pixels, time in rendered:
@@ -103,14 +105,16 @@ def write_frames(
     parser: Parser,
     clip: Clip,
     folder: Path,
-    writers: Mapping[str, Callable[[Path, Parsing], None]],
+    outputs: Mapping[str, Callable[[Path, Parsing], None]],
     smooth: float,
     num_workers: int,
 ) -> Iterator[None]:
     """Writes the files of every frame, 000000.png and on, and their times; yields after each.
 
-    The folder must not exist; it gets its name at the end. Raises ValueError.
+    The folder gets its name at the end. Raises ValueError if it exists, and for a damaged clip.
     """
+    if folder.exists():
+        raise ValueError(f"{folder} exists; remove it, or give another --output")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         made = Path(temporary) / folder.name
@@ -118,7 +122,7 @@ def write_frames(
 
         def write(numbered: tuple[int, tuple[Parsing, int]]) -> int:
             number, (parsing, time) = numbered
-            for ending, writer in writers.items():
+            for ending, writer in outputs.items():
                 writer(made / f"{number:06}{ending}", parsing)
             return time
 

@@ -1,6 +1,6 @@
-"""What is made of a parsing: the pixels of masks, overlays, regions and cut-outs, and their files."""
+"""What is made of parsings: pixels of masks, overlays, regions and cut-outs, and their files."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,8 @@ from jaxparse.parsing.regions import Edge, Region, cut_out
 from jaxparse.parsing.video import ALPHA, GREY, H264, MASK, Kind, Pixels
 
 Render: TypeAlias = Callable[[Parsing], np.ndarray]
+# What follows STEM in the name, without suffix -> kind of a clip of it, and its pixels.
+Renders: TypeAlias = Mapping[str, tuple[Kind, Render]]
 # Of a clip STEM.mp4: what follows STEM in the name -> how it is written, and its pixels.
 Tracks: TypeAlias = Mapping[str, tuple[Kind, Callable[[Parsing], Pixels]]]
 
@@ -44,12 +46,12 @@ def cutout_pixels(parsing: Parsing, region: Region, edge: Edge) -> np.ndarray:
     return cut_out(picture, region_pixels(parsing, region, edge))
 
 
-def region_renders(
-    regions: Sequence[Region], edge: Edge, cutout: bool
-) -> dict[str, tuple[Kind, Render]]:
-    """What follows STEM in the name, without suffix -> kind of a clip of it, and its pixels."""
+def region_renders(regions: Sequence[Region], edge: Edge, cutout: bool) -> Renders:
+    """Of every region, and with `cutout` of the picture cut out by it. Raises ValueError."""
     renders: dict[str, tuple[Kind, Render]] = {}
     for region in regions:
+        if f"_{region.name}" in renders:
+            raise ValueError(f"--region gives two files the name {region.name}; give others: =NAME")
         renders[f"_{region.name}"] = GREY, partial(region_pixels, region=region, edge=edge)
         if cutout:
             cut = partial(cutout_pixels, region=region, edge=edge)
@@ -63,9 +65,35 @@ def write_png(path: Path, parsing: Parsing, render: Render) -> None:
         Image.fromarray(render(parsing)).save(temporary)
 
 
-def make_tracks(overlay: bool, renders: Mapping[str, tuple[Kind, Render]]) -> Tracks:
+def make_tracks(overlay: bool, renders: Renders) -> Tracks:
     """The files that are written for a clip."""
     tracks: dict[str, tuple[Kind, Callable[[Parsing], Pixels]]] = {MASK.suffix: (MASK, mask_pixels)}
     if overlay:
         tracks[f"_overlay{H264.suffix}"] = H264, blended_pixels
     return tracks | {f"{end}{kind.suffix}": (kind, pix) for end, (kind, pix) in renders.items()}
+
+
+def files_of(stems: Mapping[Path, Path], endings: Iterable[str]) -> dict[Path, list[Path]]:
+    """Input -> the files that are written for it; `stems`: input -> their path without endings."""
+    endings = list(endings)
+    return {
+        path: [stem.with_name(f"{stem.name}{ending}") for ending in endings]
+        for path, stem in stems.items()
+    }
+
+
+def require_free(files: Mapping[Path, Iterable[Path]]) -> None:
+    """Raises ValueError if the files written for an input could replace an input or each other."""
+    writers: dict[Path, Path] = {}
+    for path, written in files.items():
+        for file in written:
+            if file.parent.resolve() in (path.parent.resolve(), path.resolve().parent):
+                raise ValueError(
+                    f"--output {file.parent} is the folder of the input {path}, which might be "
+                    "overwritten; give another folder"
+                )
+            if writers.setdefault(file, path) != path:
+                raise ValueError(
+                    f"{writers[file]} and {path} would both be written to {file}; rename one, or "
+                    "give each its own --output"
+                )

@@ -115,9 +115,9 @@ class Parsing:
     ) -> np.ndarray:
         """uint8 [H, W]: the probability of any of these classes, 0..255, as an alpha channel.
 
-        With `hard` it is 0 or 255, from the mask. Then the region grows by a disc of `grow` pixels,
-        or shrinks if that is negative, and its edge fades over `feather` pixels to each side. Raises
-        ValueError for an unknown class.
+        With `hard` it is 0 or 255, from the mask. Then the region grows by a disc of radius `grow`
+        pixels, or shrinks if that is negative, and its edge fades over `feather` pixels to each
+        side. Raises ValueError for an unknown class.
         """
         names = (names,) if isinstance(names, str) else tuple(names)
         if hard:

@@ -40,6 +40,9 @@ class Edge:
             raise ValueError(f"feather is {self.feather}; give pixels, at least 0")
 
 
+PLAIN = Edge()
+
+
 def parse_region(text: str) -> Region:
     """CLASS[,CLASS...][=NAME], by default named after its classes. Raises ValueError."""
     classes, _, name = text.partition("=")
@@ -95,7 +98,7 @@ def _highest(first: np.ndarray, second: np.ndarray, shift: int, axis: int) -> np
 def feather(mask: np.ndarray, pixels: int) -> np.ndarray:
     """uint8 [H, W], blurred by a Gaussian of standard deviation pixels / 2 that ends at `pixels`.
 
-    Along both axes; beyond the picture its border is repeated, so that a region does not fade there.
+    Along both axes. The border is repeated beyond the picture, so that no region fades there.
     """
     if pixels == 0:
         return mask

@@ -195,9 +195,12 @@ def _set_up(stream: Any, pixels: Pixels, kind: Kind, clip: Clip) -> None:  # noq
     if kind is H264:  # at half the resolution of colours, so sides are even
         height, width = height + height % 2, width + width % 2
         context.pix_fmt = "yuv420p"
-        context.colorspace = context.color_primaries = context.color_trc = context.color_range = BT709
+        context.colorspace = context.color_primaries = context.color_trc = context.color_range = (
+            BT709
+        )
     else:
         context.pix_fmt = kind.pixels
+        context.options = {"compression_level": "1"}  # a third of the time, a tenth more bytes
     context.width, context.height = width, height
 
 
