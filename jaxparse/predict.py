@@ -160,8 +160,8 @@ def summary(output: Path, total: int, skipped: int, bad: int) -> str:
     """How many masks were written, and how many not."""
     line = f"{total - skipped - bad} masks in {output}"
     if skipped:
-        line += f", {skipped} of {total} inputs skipped: their files exist"
-    return line + (f", {bad} of {total} inputs skipped: bad" if bad else "")
+        line += f", {skipped} were there"
+    return line + (f", {bad} of {total} skipped" if bad else "")
 
 
 def predict(

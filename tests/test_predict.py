@@ -9,6 +9,7 @@ from PIL import Image
 from jaxparse import cli, predict
 from jaxparse.classes import CELEBAMASK, load_classes
 from jaxparse.data.masks import read_label
+from jaxparse.parsing.outputs import files_of, require_free
 from jaxparse.parsing.overlay import blend
 from jaxparse.parsing.parser import Parser, TestTime
 from jaxparse.scoring.submissions import inspect_submission
@@ -86,7 +87,7 @@ def test_bad_files_are_reported_and_skipped(
     lines = [line for line in printed.err.splitlines() if str(folder) in line]
     assert len(lines) == 2
     assert str(folder / "1.png") in lines[0] and str(folder / "6.jpg") in lines[1]
-    assert printed.out.strip() == f"4 masks in {output}, 2 of 6 pictures skipped"
+    assert printed.out.strip() == f"4 masks in {output}, 2 of 6 skipped"
 
 
 def test_overlay_is_written_beside_the_mask(command: Callable[..., int], tmp_path: Path) -> None:
@@ -101,17 +102,21 @@ def test_overlay_is_written_beside_the_mask(command: Callable[..., int], tmp_pat
         assert overlay.shape[1] > 70
 
 
+def planned(paths: list[Path], output: Path, endings: list[str]) -> dict[Path, list[Path]]:
+    return files_of({path: output / path.stem for path in paths}, endings)
+
+
 def test_equal_stems_are_refused(tmp_path: Path) -> None:
     paths = [tmp_path / "a" / "x.jpg", tmp_path / "b" / "x.png"]
     with refuses(paths[0], paths[1], "x.png"):
-        predict.require_free(paths, tmp_path / "out", [".png"])
+        require_free(planned(paths, tmp_path / "out", [".png"]))
 
 
 def test_the_overlay_of_one_and_the_mask_of_another_are_refused(tmp_path: Path) -> None:
     paths = [tmp_path / "x.jpg", tmp_path / "x_overlay.jpg"]
-    predict.require_free(paths, tmp_path / "out", [".png"])
+    require_free(planned(paths, tmp_path / "out", [".png"]))
     with refuses("x_overlay.png"):
-        predict.require_free(paths, tmp_path / "out", [".png", "_overlay.png"])
+        require_free(planned(paths, tmp_path / "out", [".png", "_overlay.png"]))
 
 
 def test_the_folder_of_an_input_is_no_output(
@@ -128,7 +133,7 @@ def test_the_folder_of_an_input_is_no_output(
         error = capsys.readouterr().err
         assert f"--output {output}" in error and path.name in error
     assert path.read_bytes() == before
-    predict.require_free([path], path.parent / "masks", [".png"])  # a folder in it is allowed
+    require_free(planned([path], path.parent / "masks", [".png"]))  # a folder in it is allowed
 
 
 def test_files_given_twice_are_predicted_once(

@@ -48,8 +48,10 @@ def parse_region(text: str) -> Region:
     classes, _, name = text.partition("=")
     names = tuple(classes.split(","))
     name = name or "_".join(names)
-    if "/" in name or not all(names):
-        raise ValueError(f"--region is {text}; give CLASS, or CLASS,CLASS=NAME without /")
+    if "/" in name or name == "overlay" or not all(names):
+        raise ValueError(
+            f"--region is {text}; give CLASS, or CLASS,CLASS=NAME, a name without / and not overlay"
+        )
     return Region(name, names)
 
 
