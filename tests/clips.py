@@ -21,13 +21,17 @@ def require_av() -> None:
 def write_clip(
     path: Path, size: tuple[int, int] = (48, 64), times: Sequence[int] = TIMES, sound: bool = False
 ) -> Path:
-    """H.264, a drawn face for each of the times; with `sound` two seconds of a tone in AAC."""
+    """A drawn face for each of the times; in H.264, or .mov as PNGs, which may be of odd sizes.
+
+    With `sound` two seconds of a tone in AAC.
+    """
     import av
 
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25)
+        lossless = path.suffix == ".mov"
+        stream = container.add_stream("png" if lossless else "libx264", rate=25)
         stream.height, stream.width = size
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = "rgb24" if lossless else "yuv420p"
         stream.codec_context.time_base = TICKS
         tone = container.add_stream("aac", rate=44100) if sound else None
         for index, time in enumerate(times):

@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def test_the_overlay_keeps_the_sound(parser: Parser, tmp_path: Path) -> None:
     assert packets[0] == packets[1] and len(packets[0]) > 80
 
 
-def test_clips_are_upright_and_of_odd_sizes(parser: Parser, tmp_path: Path) -> None:
+def test_clips_are_upright(parser: Parser, tmp_path: Path) -> None:
     require_av()
     path = write_clip(tmp_path / "clip.mp4", (48, 64))
     upright = [np.rot90(frame, -1) for frame in read_clip(path)[0]]
@@ -78,9 +79,18 @@ def test_clips_are_upright_and_of_odd_sizes(parser: Parser, tmp_path: Path) -> N
     for frame, wanted in zip(Clip(path).frames(), upright, strict=True):
         np.testing.assert_array_equal(frame.image, wanted)
     written(parser, path, tmp_path / "out" / "clip")
-    # 64×48; pixels without loss may be of odd sizes, as H.264 may not.
     masks, _ = read_clip(tmp_path / "out" / "clip.mov", "pal8")
     np.testing.assert_array_equal(masks[0], parser(np.ascontiguousarray(upright[0])).mask)
+
+
+def test_clips_of_odd_sizes(parser: Parser, tmp_path: Path) -> None:
+    require_av()
+    path = write_clip(tmp_path / "clip.mov", (31, 45))
+    written(parser, path, tmp_path / "out" / "clip", overlay=True)
+    masks, _ = read_clip(tmp_path / "out" / "clip.mov", "pal8")
+    np.testing.assert_array_equal(masks[0], parser(face(0, (31, 45))).mask)
+    blended, _ = read_clip(tmp_path / "out" / "clip_overlay.mp4")
+    assert blended[0].shape == (32, 46, 3)  # H.264 has even sides: the border is repeated
 
 
 def test_frames_are_files_with_their_times(parser: Parser, tmp_path: Path) -> None:
@@ -139,6 +149,6 @@ def test_damaged_clips_leave_no_files(parser: Parser, tmp_path: Path) -> None:
 
 
 def test_without_pyav_its_command_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    monkeypatch.setitem(sys.modules, "av", None)
     with refuses("PyAV", 'pip install "jaxparse[video]"'):
         Clip(tmp_path / "clip.mp4")
