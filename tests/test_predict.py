@@ -255,26 +255,27 @@ def test_sub_folders_are_kept_and_existing_files_skipped(
     command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     top = tmp_path / "in"
-    for index, name in enumerate(("x.png", "a/x.png", "a/b/x.png", "c/y.png")):
-        draw(top / name, index, (8, 8))
+    names = {f"{place}{name}.png" for place in ("", "a/", "a/b/", "c/") for name in "xy"}
+    for name in names:
+        draw(top / name, 0, (8, 8))
     (top / "a" / "notes.txt").write_text("")
     output = top / "masks"  # what is written there is not taken for pictures
     flags = ("--input", top, "--output", output, "--recursive")
     for _ in range(2):
         assert command(*flags) == 0
         out = capsys.readouterr().out
-        assert out == f"4 masks in {output}\nnot taken for pictures: 1 (notes.txt)\n"
-    names = {str(file.relative_to(output)) for file in output.rglob("*.png")}
-    assert names == {"x.png", "a/x.png", "a/b/x.png", "c/y.png"}
-    (output / "a" / "b" / "x.png").unlink()
+        assert out == f"8 masks in {output}\nnot taken for pictures: 1 (notes.txt)\n"
+    assert {str(file.relative_to(output)) for file in output.rglob("*.png")} == names
+    for name in ("y.png", "a/x.png", "a/b/x.png", "c/x.png"):
+        (output / name).unlink()
     kept = (output / "x.png").stat().st_mtime_ns
     assert command(*flags, "--skip-existing") == 0
-    assert capsys.readouterr().out.startswith(f"1 masks in {output}, 3 were there\n")
+    assert capsys.readouterr().out.startswith(f"4 masks in {output}, 4 were there\n")
     assert (output / "x.png").stat().st_mtime_ns == kept
     assert command(*flags, "--skip-existing") == 0
-    assert capsys.readouterr().out.startswith(f"0 masks in {output}, 4 were there\n")
+    assert capsys.readouterr().out.startswith(f"0 masks in {output}, 8 were there\n")
     assert command(*flags, "--skip-existing", "--overlay") == 0  # not all wanted files are there
-    assert capsys.readouterr().out.startswith(f"4 masks in {output}\n")
+    assert capsys.readouterr().out.startswith(f"8 masks in {output}\n")
 
 
 def test_clips_and_pictures_together(

@@ -73,7 +73,7 @@ def _identify(source: Path | io.BytesIO, formats: tuple[str, ...]) -> Image.Imag
         raise PictureError(f"{fix} ({', '.join(formats)})") from error
     except Image.DecompressionBombError as error:
         raise PictureError(
-            f"has more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels: shrink it, or for "
+            f"has more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.3g} megapixels: shrink it, or for "
             "predict give a larger --size-limit"
         ) from error
 
