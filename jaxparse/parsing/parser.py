@@ -117,16 +117,17 @@ class Parsing:
 
         With `hard` it is 0 or 255, from the mask. Then the region grows by a disc of radius `grow`
         pixels, or shrinks if that is negative, and its edge fades over `feather` pixels to each
-        side. Raises ValueError for an unknown class.
+        side. Raises ValueError for an unknown class, and if `feather` is negative.
         """
+        edge = regions.Edge(hard, grow, feather)
         names = (names,) if isinstance(names, str) else tuple(names)
-        if hard:
+        if edge.hard:
             table = np.zeros(256, np.uint8)
             table[[self.classes.index(name) for name in names]] = 255
             region = table[self.mask]
         else:
             region = np.rint(255 * np.minimum(self._probability_of(names), 1)).astype(np.uint8)
-        return regions.feather(regions.grow(region, grow), feather)
+        return regions.feather(regions.grow(region, edge.grow), edge.feather)
 
     def area(self) -> dict[str, float]:
         """Class name -> its share of the picture, 0..1, for the classes that occur."""
