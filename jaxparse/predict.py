@@ -133,6 +133,17 @@ def write_clips(stems: Mapping[Path, Path], start: Callable[[Clip, Path], Iterat
     return bad
 
 
+def set_size_limit(megapixels: float) -> None:
+    """Of the pictures that Pillow opens. Raises ValueError unless it is above 0."""
+    if not 0 < megapixels < inf:
+        raise ValueError(f"--size-limit is {megapixels}; give megapixels above 0")
+    Image.MAX_IMAGE_PIXELS = int(megapixels * 1e6 / 2)  # Pillow refuses twice as many
+
+
+def all_exist(files: Sequence[Path]) -> bool:
+    return all(file.exists() for file in files)
+
+
 def require_clip_flags(
     clips: Sequence[Path], frames: bool, smooth: float, logits: bool, submission: Path | None
 ) -> None:
@@ -226,9 +237,7 @@ def predict(
     if not (output or submission):
         raise ValueError("give --output FOLDER for the masks, or --submission FILE.zip")
     if size_limit is not None:
-        if not 0 < size_limit < inf:
-            raise ValueError(f"--size-limit is {size_limit}; give megapixels above 0")
-        Image.MAX_IMAGE_PIXELS = int(size_limit * 1e6 / 2)  # Pillow refuses twice as many
+        set_size_limit(size_limit)
     regions = tuple(map(parse_region, region))
     if not regions and (cutout or edge != PLAIN):
         raise ValueError("--hard, --grow, --feather and --cutout are of regions; give --region")
@@ -250,11 +259,7 @@ def predict(
         if frames:
             files |= {clip: [stems[clip]] for clip in clips}
         require_free(files)
-        left = [
-            path
-            for path in files
-            if not (skip_existing and all(file.exists() for file in files[path]))
-        ]
+        left = [path for path in files if not (skip_existing and all_exist(files[path]))]
         bad = 0
         if left:
             if weights is None:
