@@ -65,7 +65,7 @@ def main() -> None:
 
     def predict() -> None:
         with tempfile.TemporaryDirectory() as output:
-            writers = make_writers(overlay=False, logits=False, order="official")
+            writers = make_writers(False, False, {}, False, False)
             written = predict_files(network, images, Path(output), writers, args.workers)
             assert list(written) == [None] * len(images)
 

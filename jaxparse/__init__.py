@@ -9,7 +9,8 @@ if sys.argv[:1] == ["-m"]:  # python -m jaxparse.NAME: what it imports takes sec
     interrupts.exit_at_once()
 
 if TYPE_CHECKING:  # what __getattr__ imports, for type checkers and editors
-    from jaxparse.parsing.parser import Parser, Parsing, TestTime
+    from jaxparse.parsing.parser import Parser, TestTime
+from jaxparse.parsing.results import Parsing
 
 __all__ = ["Parser", "Parsing", "TestTime"]
 

@@ -1,109 +1,62 @@
-"""Pictures -> masks at their own sizes, as palette PNG.
+"""Pictures and clips -> masks at their own sizes, as palette PNG.
 
     python -m jaxparse.predict --input FILE_OR_DIR... --output DIR
+    python -m jaxparse.predict --input clip.mp4 --output DIR [--frames]
     python -m jaxparse.predict --weights FILE_OR_RUN --input FILE_OR_DIR... --output DIR [--overlay]
     python -m jaxparse.predict --weights FILE_OR_RUN --input TEST_IMAGES --submission test_mask.zip
 
 Threads read ahead and write behind.
 """
 
-import json
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic
 
-import numpy as np
 import tyro
 from PIL import Image
 
 from jaxparse import cli
 from jaxparse.classes import CELEBAMASK, Classes
-from jaxparse.data.folders import find_images, other_files
-from jaxparse.data.images import write_image
+from jaxparse.data.folders import find_images, find_tree, other_files, sub_folders
 from jaxparse.data.layouts import listed
 from jaxparse.devices import use_compilation_cache
-from jaxparse.files import atomic_path, read_ahead, require_writable_folder
-from jaxparse.parsing.parser import NO_TEST_TIME, Parser, Parsing, Photograph, Picture, TestTime
+from jaxparse.files import read_ahead, require_writable_folder
+from jaxparse.parsing.clips import write_frames, write_tracks
+from jaxparse.parsing.outputs import (
+    DESCRIPTION,
+    Writer,
+    all_written,
+    files_of,
+    make_tracks,
+    make_writers,
+    region_renders,
+    require_free,
+)
+from jaxparse.parsing.parser import NO_TEST_TIME, Parser, TestTime
+from jaxparse.parsing.regions import PLAIN, Edge, parse_region, require_classes
+from jaxparse.parsing.results import Parsing, Photograph, Picture
+from jaxparse.parsing.video import SUFFIXES, Clip, library
 from jaxparse.scoring.submissions import Format, require_output, require_sizes, write_submission
 from jaxparse.weights.files import SHIPPED
 from jaxparse.weights.find import load_network
 
 SHIPPED_LINE = "no --weights: the small network of jaxparse, for non-commercial use (docs/tiny.md)"
-DESCRIPTION = ".json"  # the one file of a photograph without a face
-Writer = Callable[[Path, Parsing], None]
 
 
 class NoFaceError(ValueError):
     """A photograph has no mask, since no face was found in it."""
 
 
-def write_overlay(path: Path, parsing: Parsing) -> None:
-    """Writes the blended picture; re-reads the picture, so that it need not stay in memory."""
-    write_image(path, np.asarray(parsing.overlay()))
-
-
-def write_logits(path: Path, parsing: Parsing) -> None:
-    """Writes the whole picture's logits at the first scale, float32 [h, w, C], as .npy."""
-    with atomic_path(path) as temporary:
-        np.save(temporary, parsing.levels[0].logits[0])
-
-
-def write_description(path: Path, photograph: Photograph) -> None:
-    """Writes where its faces are, as JSON."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(photograph.describe()) + "\n")
-
-
-def write_each_face(folder: Path, photograph: Photograph) -> None:
-    """Writes aligned crop and mask of face I, I.jpg and I.png, into the folder."""
-    for index, face in enumerate(photograph.each_face()):
-        write_image(folder / f"{index}.jpg", face.source)
-        face.save(folder / f"{index}.png")
-
-
-def make_writers(
-    overlay: bool, logits: bool, faces: bool = False, each_face: bool = False
-) -> dict[str, Writer]:
-    """The files written for STEM.jpg: what follows STEM in the name -> its writer."""
-    writers: dict[str, Writer] = {".png": lambda path, parsing: parsing.save(path)}
-    if overlay:
-        writers["_overlay.png"] = write_overlay
-    if logits:
-        writers[".npy"] = write_logits
-    if faces:
-        writers[DESCRIPTION] = write_description
-    if each_face:
-        writers["_faces"] = write_each_face
-    return writers
-
-
-def require_free(paths: Iterable[Path], output: Path, endings: Iterable[str]) -> None:
-    """Raises ValueError if files written to `output` could replace an input or each other."""
-    writers: dict[str, Path] = {}
-    for path in paths:
-        if output.resolve() in (path.parent.resolve(), path.resolve().parent):
-            raise ValueError(
-                f"--output {output} is the folder of the input {path}, which might be overwritten; "
-                "give another folder"
-            )
-        for ending in endings:
-            name = f"{path.stem}{ending}"
-            if writers.setdefault(name, path) != path:
-                raise ValueError(
-                    f"{writers[name]} and {path} would both be written to {output / name}; rename "
-                    "one, or give each its own --output"
-                )
-
-
 def predict_files(
     parser: Parser,
-    paths: list[Path],
-    output: Path,
+    stems: Mapping[Path, Path],
     writers: dict[str, Writer],
     num_workers: int,
 ) -> Iterator[ValueError | None]:
@@ -114,17 +67,18 @@ def predict_files(
     faults: deque[ValueError] = deque()
 
     def good() -> Iterator[Picture]:
-        for _, picture in read_ahead(parser.prepare, paths, num_workers):
+        for _, picture in read_ahead(parser.prepare, stems, num_workers):
             if isinstance(picture, ValueError):
                 faults.append(picture)
             else:
                 yield picture
 
     def write(parsing: Parsing) -> None:
+        stem = stems[Path(parsing.source)]
         faceless = isinstance(parsing, Photograph) and not parsing.faces
         for ending, writer in writers.items():
             if ending == DESCRIPTION or not faceless:
-                writer(output / f"{Path(parsing.source).stem}{ending}", parsing)
+                writer(stem.with_name(f"{stem.name}{ending}"), parsing)
         if faceless:
             raise NoFaceError(f"no face is found in {parsing.source}: it gets no mask")
 
@@ -136,21 +90,74 @@ def predict_files(
 
 
 def write_masks(
-    parser: Parser, paths: list[Path], output: Path, writers: dict[str, Writer], num_workers: int
+    parser: Parser, stems: Mapping[Path, Path], writers: dict[str, Writer], num_workers: int
 ) -> tuple[int, int]:
     """`predict_files` with a progress bar and a line for each picture without a mask.
 
     Returns how many could not be read, and in how many no face was found.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    written = predict_files(parser, paths, output, writers, num_workers)
+    written = predict_files(parser, stems, writers, num_workers)
     bad = faceless = 0
-    for fault in cli.track(written, len(paths), "predicting"):
+    for fault in cli.track(written, len(stems), "predicting"):
         if fault is not None:
             faceless += isinstance(fault, NoFaceError)
             bad += not isinstance(fault, NoFaceError)
             print(fault, file=sys.stderr)
     return bad, faceless
+
+
+def write_clips(stems: Mapping[Path, Path], start: Callable[[Clip, Path], Iterator[None]]) -> int:
+    """Writes the files of every clip, frame by frame as `start` does; returns how many are bad."""
+    bad = 0
+    for path, stem in stems.items():
+        try:
+            clip, begun = Clip(path), monotonic()
+            frames = sum(1 for _ in cli.track(start(clip, stem), clip.expected, path.name))
+        except ValueError as error:
+            bad += 1
+            print(error, file=sys.stderr)
+            continue
+        rate = frames / (monotonic() - begun)
+        print(f"{path}: {frames} frames at {float(clip.rate):.2f} a second, parsed {rate:.1f}")
+    return bad
+
+
+def set_size_limit(megapixels: float) -> None:
+    """Of the pictures that Pillow opens. Raises ValueError unless it is above 0."""
+    if not 0 < megapixels < inf:
+        raise ValueError(f"--size-limit is {megapixels}; give megapixels above 0")
+    Image.MAX_IMAGE_PIXELS = int(megapixels * 1e6 / 2)  # Pillow refuses twice as many
+
+
+def require_clip_flags(
+    clips: Sequence[Path], frames: bool, smooth: float, logits: bool, submission: Path | None
+) -> None:
+    """Raises ValueError if the flags do not fit clips, or there are none."""
+    if not 0 <= smooth < 1:
+        raise ValueError(f"--smooth is {smooth}; give a share from 0 to below 1")
+    if not clips and (frames or smooth):
+        raise ValueError(f"--frames and --smooth are of clips ({', '.join(SUFFIXES)}); give one")
+    if clips and (logits or submission):
+        flag = "--logits without --frames" if logits else "--submission"
+        raise ValueError(f"{flag} is of pictures, not of the clip {clips[0]}; leave it out")
+    if clips:
+        library()
+
+
+def others_of(paths: Sequence[Path], output: Path, recursive: bool) -> list[Path]:
+    """What the folders among `paths`, `recursive` or not, hold that is not taken."""
+    if not recursive:
+        return other_files(paths)
+    folders = [each for path in paths if path.is_dir() for each in sub_folders(path, output)]
+    return [path for path in other_files(folders) if not path.is_dir()]
+
+
+def summary(output: Path, total: int, skipped: int, bad: int, faceless: int) -> str:
+    """How many masks were written, and how many not."""
+    line = f"{total - skipped - bad - faceless} masks in {output}"
+    line += f", {skipped} were there" if skipped else ""
+    line += f", {bad} of {total} skipped" if bad else ""
+    return line + (f", no face found in {faceless} of {total}" if faceless else "")
 
 
 def predict(
@@ -166,14 +173,23 @@ def predict(
     submission: Path | None = None,
     format: Format = "server",
     test_time: tyro.conf.OmitArgPrefixes[TestTime] = NO_TEST_TIME,
+    region: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    edge: tyro.conf.OmitArgPrefixes[Edge] = PLAIN,
+    cutout: bool = False,
+    frames: bool = False,
+    smooth: float = 0,
+    recursive: bool = False,
+    skip_existing: bool = False,
     size_limit: float | None = None,
     batch_size: int = 4,
     num_workers: int = 4,
 ) -> int:
     """Writes a mask STEM.png, with the classes as values, for every picture STEM.jpg.
 
+    For a clip STEM.mp4 it is STEM.mov, without loss, at the clip's times.
+
     Args:
-        input: Pictures and folders of pictures.
+        input: Pictures, folders of pictures, and clips (.mp4, .mov, .mkv, ...).
         weights: A weights file (.safetensors), the folder of a run (its best weights), or a
             repository of the Hugging Face hub (user/name); default: the network that comes with
             jaxparse.
@@ -189,6 +205,14 @@ def predict(
             the network's.
         submission: Zip of the masks to write, and check, for a challenge's server.
         format: Layout of that zip. `server`: masks in one folder; `codabench`: in a folder masks.
+        region: Also write STEM_NAME.png, the probability of one class or the sum of several, in
+            8-bit grey: --region hair --region skin,nose=face gives STEM_hair.png, STEM_face.png.
+        cutout: Also write STEM_NAME_cutout.png, the picture with the region as its alpha channel.
+        frames: Of clips, write the files of every frame, and their times, to a folder STEM.
+        smooth: Of clips, the share of the frames before in each frame's probabilities, from 0 to
+            below 1: 0.5 steadies edges that flicker, and lets them lag by a frame.
+        recursive: Also take pictures in sub-folders, which --output gets as well.
+        skip_existing: Leave out pictures and clips whose files are all there.
         size_limit: Megapixels above which a picture is refused, since a small file can claim a size
             that no memory holds; default: Pillow's limit, 179.
         batch_size: Pictures per call of the network.
@@ -199,47 +223,70 @@ def predict(
     faces = faces or each_face
     if logits and faces:
         raise ValueError("--logits are of the whole picture; leave out --logits or --faces")
-    if submission and faces:
-        raise ValueError("--submission is of pictures that a face fills; leave out --faces")
-    if submission and classes:
-        raise ValueError("--submission needs the classes celebamask; leave out --classes")
+    if submission and (faces or classes or recursive):
+        raise ValueError(
+            "--submission needs the classes celebamask of one folder of pictures that a face "
+            "fills; leave out --classes, --recursive and --faces"
+        )
+    if smooth and faces:
+        raise ValueError("--smooth is of frames that a face fills; leave out --smooth or --faces")
     if not (output or submission):
         raise ValueError("give --output FOLDER for the masks, or --submission FILE.zip")
     if size_limit is not None:
-        if not 0 < size_limit < inf:
-            raise ValueError(f"--size-limit is {size_limit}; give megapixels above 0")
-        Image.MAX_IMAGE_PIXELS = int(size_limit * 1e6 / 2)  # Pillow refuses twice as many
-    paths = list(dict.fromkeys(find_images(input)))
-    if not paths:
+        set_size_limit(size_limit)
+    regions = tuple(map(parse_region, region))
+    if not regions and (cutout or edge != PLAIN):
+        raise ValueError("--hard, --grow, --feather and --cutout are of regions; give --region")
+    places = find_tree(input, output) if recursive else dict.fromkeys(find_images(input), Path())
+    if not places:
         raise ValueError("--input is empty; give pictures or folders of pictures")
+    clips = [path for path in places if path.suffix.lower() in SUFFIXES]
+    require_clip_flags(clips, frames, smooth, logits and not frames, submission)
     if output:
         require_writable_folder(output)
     if submission:
         require_output(submission, "--submission")
-        require_sizes(paths)
-    writers = make_writers(overlay, logits, faces, each_face)
+        require_sizes(list(places))
+    renders = region_renders(regions, edge, cutout)
+    writers = make_writers(overlay, logits, renders, faces, each_face)
+    tracks = make_tracks(overlay, renders)
     with nullcontext(output) if output else TemporaryDirectory() as folder:
-        require_free(paths, Path(folder), writers)
-        if weights is None:
-            print(SHIPPED_LINE, file=sys.stderr)
-        config, *arrays = load_network(weights or SHIPPED, exp)
-        batch_size = min(batch_size, len(paths))
-        config = replace(config, batch_size=batch_size, num_workers=num_workers)
-        classes = CELEBAMASK if submission else classes
-        parser = Parser(config, *arrays, test_time, classes, faces)
-        bad, faceless = write_masks(parser, paths, Path(folder), writers, num_workers)
-        masks = len(paths) - bad - faceless
-        skipped = f", {bad} of {len(paths)} pictures skipped" if bad else ""
-        skipped += f", no face found in {faceless} of {len(paths)}" if faceless else ""
+        stems = {path: Path(folder) / place / path.stem for path, place in places.items()}
+        files = files_of(stems, writers) | files_of({c: stems[c] for c in clips}, tracks)
+        if frames:
+            files |= {clip: [stems[clip]] for clip in clips}
+        require_free(files)
+        left = [path for path in files if not (skip_existing and all_written(files[path]))]
+        bad = faceless = 0
+        if left:
+            if weights is None:
+                print(SHIPPED_LINE, file=sys.stderr)
+            config, *arrays = load_network(weights or SHIPPED, exp)
+            batch_size = batch_size if clips else min(batch_size, len(left))
+            config = replace(config, batch_size=batch_size, num_workers=num_workers)
+            classes = CELEBAMASK if submission else classes
+            parser = Parser(config, *arrays, test_time, classes, faces)
+            require_classes(regions, parser.classes)
+            pictures = {path: stems[path] for path in left if path not in clips}
+            start = partial(
+                write_frames if frames else write_tracks,
+                parser,
+                outputs=writers if frames else tracks,
+                smooth=smooth,
+                num_workers=num_workers,
+            )
+            if pictures:
+                bad, faceless = write_masks(parser, pictures, writers, num_workers)
+            bad += write_clips({path: stems[path] for path in left if path in clips}, start)
         if output:
-            print(f"{masks} masks in {output}{skipped}")
-            if others := other_files(input):
+            print(summary(output, len(files), len(files) - len(left), bad, faceless))
+            if others := others_of(input, output, recursive):
                 print(f"not taken for pictures: {len(others)} ({listed(others)})")
         if submission:
-            for warning in write_submission(Path(folder), paths, submission, format):
+            for warning in write_submission(Path(folder), list(places), submission, format):
                 print("warning:", warning, file=sys.stderr)
-            print(f"wrote {submission}: {len(paths)} masks, checked")
-    return 1 if bad or not masks else 0
+            print(f"wrote {submission}: {len(places)} masks, checked")
+    return 1 if bad or faceless == len(files) else 0
 
 
 def main() -> int:

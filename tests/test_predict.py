@@ -9,9 +9,12 @@ from PIL import Image
 from jaxparse import cli, predict
 from jaxparse.classes import CELEBAMASK, load_classes
 from jaxparse.data.masks import read_label
+from jaxparse.parsing.outputs import files_of, require_free
 from jaxparse.parsing.overlay import blend
 from jaxparse.parsing.parser import Parser, TestTime
+from jaxparse.parsing.regions import grow
 from jaxparse.scoring.submissions import inspect_submission
+from tests.clips import TIMES, require_av, write_clip
 from tests.conftest import Nano
 from tests.parsed import draw, require_highest, resized, share_program
 from tests.refusal import refuses
@@ -86,7 +89,7 @@ def test_bad_files_are_reported_and_skipped(
     lines = [line for line in printed.err.splitlines() if str(folder) in line]
     assert len(lines) == 2
     assert str(folder / "1.png") in lines[0] and str(folder / "6.jpg") in lines[1]
-    assert printed.out.strip() == f"4 masks in {output}, 2 of 6 pictures skipped"
+    assert printed.out.strip() == f"4 masks in {output}, 2 of 6 skipped"
 
 
 def test_overlay_is_written_beside_the_mask(command: Callable[..., int], tmp_path: Path) -> None:
@@ -101,17 +104,21 @@ def test_overlay_is_written_beside_the_mask(command: Callable[..., int], tmp_pat
         assert overlay.shape[1] > 70
 
 
+def planned(paths: list[Path], output: Path, endings: list[str]) -> dict[Path, list[Path]]:
+    return files_of({path: output / path.stem for path in paths}, endings)
+
+
 def test_equal_stems_are_refused(tmp_path: Path) -> None:
     paths = [tmp_path / "a" / "x.jpg", tmp_path / "b" / "x.png"]
     with refuses(paths[0], paths[1], "x.png"):
-        predict.require_free(paths, tmp_path / "out", [".png"])
+        require_free(planned(paths, tmp_path / "out", [".png"]))
 
 
 def test_the_overlay_of_one_and_the_mask_of_another_are_refused(tmp_path: Path) -> None:
     paths = [tmp_path / "x.jpg", tmp_path / "x_overlay.jpg"]
-    predict.require_free(paths, tmp_path / "out", [".png"])
+    require_free(planned(paths, tmp_path / "out", [".png"]))
     with refuses("x_overlay.png"):
-        predict.require_free(paths, tmp_path / "out", [".png", "_overlay.png"])
+        require_free(planned(paths, tmp_path / "out", [".png", "_overlay.png"]))
 
 
 def test_the_folder_of_an_input_is_no_output(
@@ -128,7 +135,7 @@ def test_the_folder_of_an_input_is_no_output(
         error = capsys.readouterr().err
         assert f"--output {output}" in error and path.name in error
     assert path.read_bytes() == before
-    predict.require_free([path], path.parent / "masks", [".png"])  # a folder in it is allowed
+    require_free(planned([path], path.parent / "masks", [".png"]))  # a folder in it is allowed
 
 
 def test_files_given_twice_are_predicted_once(
@@ -159,6 +166,14 @@ def test_no_input_is_one_line(
         (["--submission", "x.tar"], ["--submission", "x.tar", ".zip"]),
         (["--output", "o", "--size-limit", "0"], ["--size-limit", "0"]),
         (["--output", "o", "--size-limit", "nan"], ["--size-limit", "nan"]),
+        (["--output", "o", "--hard"], ["--hard", "--region"]),
+        (["--output", "o", "--cutout"], ["--cutout", "--region"]),
+        (["--output", "o", "--region", "beard"], ["beard", "background, skin"]),
+        (["--output", "o", "--region", "hair", "--region", "skin=hair"], ["--region", "hair"]),
+        (["--output", "o", "--smooth", "0.5"], ["--smooth", ".mp4"]),
+        (["--output", "o", "--smooth", "1"], ["--smooth is 1", "below 1"]),
+        (["--output", "o", "--frames"], ["--frames", ".mp4"]),
+        (["--submission", "x.zip", "--recursive"], ["--submission", "--recursive"]),
         (["--workdir", "runs/x"], ["runs/x"]),
     ],
 )
@@ -211,3 +226,81 @@ def test_submission_is_written_and_checked(
     assert error.startswith("error: ")
     assert all(word in error for word in (str(paths[2]), "1 of 4", "64x64", "512x512"))
     assert zipped.read_bytes() == content  # the one before is kept
+
+
+def test_regions_are_written_beside_the_mask(
+    command: Callable[..., int], nano: Nano, tmp_path: Path
+) -> None:
+    paths = [draw(tmp_path / "in" / f"{i}.png", i, (50, 70)) for i in range(4)]
+    flags = ("--region", "hair", "--region", "skin,nose=face", "--cutout", "--feather", 2)
+    output = tmp_path / "out"
+    assert command("--input", tmp_path / "in", *flags, "--output", output) == 0
+    assert len(list(output.iterdir())) == 4 * 5
+    parser = Parser(nano.config, nano.params, nano.batch_stats)
+    for path, result in zip(paths, parser(paths), strict=True):
+        for name, classes in (("hair", ["hair"]), ("face", ["skin", "nose"])):
+            region = Image.open(output / f"{path.stem}_{name}.png")
+            assert region.mode == "L"
+            np.testing.assert_array_equal(region, result.region(classes, feather=2))
+            cut = np.asarray(Image.open(output / f"{path.stem}_{name}_cutout.png"))
+            np.testing.assert_array_equal(cut[..., :3], Image.open(path))
+            np.testing.assert_array_equal(cut[..., 3], region)
+    flags = ("--region", "skin", "--hard", "--grow", -1)
+    assert command("--input", tmp_path / "in", *flags, "--output", output) == 0
+    region = np.asarray(Image.open(output / f"{path.stem}_skin.png"))
+    np.testing.assert_array_equal(region, grow(255 * (result.mask == 1).astype(np.uint8), -1))
+
+
+def test_sub_folders_are_kept_and_existing_files_skipped(
+    command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    top = tmp_path / "in"
+    names = {f"{place}{name}.png" for place in ("", "a/", "a/b/", "c/") for name in "xy"}
+    for name in names:
+        draw(top / name, 0, (8, 8))
+    (top / "a" / "notes.txt").write_text("")
+    output = top / "masks"  # what is written there is not taken for pictures
+    flags = ("--input", top, "--output", output, "--recursive")
+    for _ in range(2):
+        assert command(*flags) == 0
+        out = capsys.readouterr().out
+        assert out == f"8 masks in {output}\nnot taken for pictures: 1 (notes.txt)\n"
+    assert {str(file.relative_to(output)) for file in output.rglob("*.png")} == names
+    for name in ("y.png", "a/x.png", "a/b/x.png", "c/x.png"):
+        (output / name).unlink()
+    kept = (output / "x.png").stat().st_mtime_ns
+    assert command(*flags, "--skip-existing") == 0
+    assert capsys.readouterr().out.startswith(f"4 masks in {output}, 4 were there\n")
+    assert (output / "x.png").stat().st_mtime_ns == kept
+    assert command(*flags, "--skip-existing") == 0
+    assert capsys.readouterr().out.startswith(f"0 masks in {output}, 8 were there\n")
+    assert command(*flags, "--skip-existing", "--overlay") == 0  # not all wanted files are there
+    assert capsys.readouterr().out.startswith(f"8 masks in {output}\n")
+
+
+def test_clips_and_pictures_together(
+    command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    require_av()
+    folder, output = tmp_path / "in", tmp_path / "out"
+    paths = [draw(folder / f"{i}.png", i, (50, 70)) for i in range(4)]
+    clip, bad = write_clip(folder / "clip.mp4"), folder / "bad.mp4"
+    bad.write_bytes(clip.read_bytes()[:500])
+    inputs = ("--input", *paths, clip, bad, "--output", output)
+    assert command(*inputs, "--smooth", 0.5) == 1
+    printed = capsys.readouterr()
+    assert f"{clip}: {len(TIMES)} frames" in printed.out
+    assert f"5 masks in {output}, 1 of 6 skipped" in printed.out
+    assert str(bad) in printed.err
+    names = {file.name for file in output.iterdir()}
+    assert names == {"0.png", "1.png", "2.png", "3.png", "clip.mov"}
+    assert command("--input", clip, "--output", output, "--frames", "--overlay") == 0
+    assert len(list((output / "clip").iterdir())) == 2 * len(TIMES) + 1
+    capsys.readouterr()
+    for flags, words in (
+        (["--logits"], ["--logits", "--frames", clip]),
+        (["--submission", tmp_path / "x.zip"], ["--submission", clip]),
+    ):
+        assert command("--input", clip, "--output", output, *flags) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and all(str(word) in error for word in words)

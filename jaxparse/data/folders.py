@@ -16,7 +16,7 @@ from jaxparse.data.layouts import children, listed, mend_layout, mend_names
 from jaxparse.files import read_ahead
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
-IMAGE_SUFFIXES += (".avif", ".mpo", ".ppm")
+IMAGE_SUFFIXES += (".avif", ".heic", ".heif", ".hif", ".mpo", ".ppm")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # lossless
 JPEG = (".jpg", ".jpeg", ".jfif")
 HEADER_THREADS = 8  # hides a slow disk's latency; on a fast one a single thread is as quick
@@ -51,6 +51,41 @@ def other_files(paths: Iterable[Path], suffixes: tuple[str, ...] = IMAGE_SUFFIXE
     """What the folders among `paths` hold that is not taken, hidden files aside."""
     folders = (path for path in paths if path.is_dir())
     return [path for folder in folders for path in children(folder) if not _takes(path, suffixes)]
+
+
+def sub_folders(folder: Path, without: Path | None = None) -> list[Path]:
+    """The folder and all below it, sorted, hidden ones, links and `without` aside."""
+    folders = [folder]
+    for child in children(folder):
+        wanted = child.is_dir() and not child.is_symlink()
+        if wanted and (without is None or child.resolve() != without.resolve()):
+            folders += sub_folders(child, without)
+    return folders
+
+
+def find_tree(paths: Iterable[Path], without: Path | None = None) -> dict[Path, Path]:
+    """As `find_images`, in sub-folders too; picture -> its folder, relative to the one in `paths`.
+
+    The folder `without` is left out.
+    """
+    images: dict[Path, Path] = {}
+    for path in paths:
+        if not path.is_dir():
+            found = dict.fromkeys(find_images([path]), Path())
+        elif not (found := _in_tree(path, without)):
+            suffixes = ", ".join(IMAGE_SUFFIXES)
+            raise ValueError(f"there are no {suffixes} files in {path} and its sub-folders")
+        images |= found
+    return images
+
+
+def _in_tree(top: Path, without: Path | None) -> dict[Path, Path]:
+    return {
+        image: folder.relative_to(top)
+        for folder in sub_folders(top, without)
+        for image in children(folder)
+        if _takes(image, IMAGE_SUFFIXES)
+    }
 
 
 def other_files_line(data_dir: str | Path, split: str) -> str | None:

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from jaxparse.data.sources import FolderSource, SyntheticSource
 from jaxparse.files import read_ahead, results
-from jaxparse.parsing.parser import Parser, Parsing, Picture
+from jaxparse.parsing.parser import Parser
+from jaxparse.parsing.results import Parsing, Picture
 from jaxparse.scoring.counts import Counts, count
 
 

@@ -13,39 +13,33 @@ The network sees the whole picture, resized to its input size; at one scale or s
 without the mirror image. Probabilities are averaged.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, tee
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
-from PIL import Image
 
 from jaxparse.classes import Classes, becomes
 from jaxparse.config import Config
 from jaxparse.data.images import as_picture
-from jaxparse.data.masks import write_mask
 from jaxparse.data.sources import resize_image
 from jaxparse.devices import local_devices, make_mesh, replicated
 from jaxparse.models.ops.resize import resize_bilinear
 from jaxparse.parsing.alignment import align, crop
-from jaxparse.parsing.faces import Detector, Face, describe, load_detector, nearest_first
+from jaxparse.parsing.faces import Detector, load_detector, nearest_first
 from jaxparse.parsing.network import make_logits_step
-from jaxparse.parsing.overlay import overlay
-from jaxparse.parsing.placed import Placed, assemble_placed
-from jaxparse.parsing.tiles import Level, assemble, tile_classes, tile_confidence, tile_probability
+from jaxparse.parsing.results import Parsing, Photograph, Picture, PictureLike
+from jaxparse.parsing.tiles import Level
 from jaxparse.weights.files import SHIPPED
 from jaxparse.weights.find import load_network
 from jaxparse.weights.hub import fetch
-
-# Arrays are uint8 [H, W, 3] RGB or [H, W].
-PictureLike: TypeAlias = str | Path | Image.Image | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -65,116 +59,6 @@ class TestTime:
 
 
 NO_TEST_TIME = TestTime()
-
-
-class Picture(NamedTuple):
-    """A picture prepared for the network."""
-
-    source: PictureLike
-    images: list[np.ndarray]  # one uint8 [S, S, 3], or the aligned crop of each of its faces
-    size: tuple[int, int]  # its own (height, width)
-    label: np.ndarray | None = None  # its true mask, for the caller
-    faces: tuple[Face, ...] | None = None  # the nearest first; None: not looked for
-
-
-class Parsing:
-    """The network's result for one picture.
-
-    `mask` is uint8 [H, W] of `classes`, at the picture's own size. The logits, of the network's
-    classes, are kept at its resolution: about 1 MB.
-    """
-
-    def __init__(
-        self, picture: Picture, levels: Sequence[Level], network: Classes, classes: Classes
-    ) -> None:
-        self.source = picture.source
-        self.label = picture.label
-        self.levels = levels
-        self.size = picture.size
-        self.network, self.classes = network, classes
-        self.mask = self._assembled(tile_classes, np.uint8(0))
-
-    def _assembled(
-        self, compute: Callable[..., Array], outside: np.generic, **given: int
-    ) -> np.ndarray:
-        """[H, W] from a function of tiles; `outside` is its value where there is no face."""
-        return assemble(self.levels, self.size, partial(compute, **self._tables, **given))
-
-    @property
-    def _tables(self) -> dict[str, Classes]:
-        return {"network": self.network, "classes": self.classes}
-
-    def probability(self, name: str) -> np.ndarray:
-        """float32 [H, W], 0..1: the probability of one class, by its name."""
-        index = self.classes.index(name)
-        return self._assembled(tile_probability, np.float32(index == 0), index=index)
-
-    def confidence(self) -> np.ndarray:
-        """float32 [H, W], 0..1: the probability of the predicted class at every pixel."""
-        return self._assembled(tile_confidence, np.float32(1))
-
-    def area(self) -> dict[str, float]:
-        """Class name -> its share of the picture, 0..1, for the classes that occur."""
-        names = self.classes.names
-        pixels = np.bincount(self.mask.ravel(), minlength=len(names))
-        return {
-            name: float(number / self.mask.size)
-            for name, number in zip(names, pixels, strict=True)
-            if number
-        }
-
-    def overlay(self) -> Image.Image:
-        """The picture blended with the mask's colours, with a legend on its right."""
-        picture = np.asarray(as_picture(self.source))
-        return Image.fromarray(overlay(picture, self.mask, self.classes))
-
-    def save(self, path: str | Path) -> None:
-        """Writes the mask as a palette PNG of class indices."""
-        if Path(path).suffix.lower() != ".png":
-            raise ValueError(f"masks are PNG files: {path} must end in .png")
-        write_mask(Path(path), self.mask, self.classes)
-
-
-class Photograph(Parsing):
-    """The parsing of a whole photograph: of each of its faces, put back where it is.
-
-    Outside of all crops is background, class 0, also where no face is found. Where faces overlap
-    the nearer one, that is the larger, is in front.
-    """
-
-    def __init__(
-        self,
-        picture: Picture,
-        levels: Sequence[Sequence[Level]],
-        network: Classes,
-        classes: Classes,
-    ) -> None:
-        self.faces = picture.faces  # the nearest first
-        self.crops = picture.images  # aligned as in CelebA-HQ, each uint8 [S, S, 3]
-        super().__init__(picture, levels, network, classes)
-
-    def _assembled(
-        self, compute: Callable[..., Array], outside: np.generic, **given: int
-    ) -> np.ndarray:
-        faces = [
-            Placed(levels, align(face.points), len(crop), face.box)
-            for face, crop, levels in zip(self.faces, self.crops, self.levels, strict=True)
-        ]
-        classify = partial(tile_classes, **self._tables)
-        values = None if compute is tile_classes else partial(compute, **self._tables, **given)
-        return assemble_placed(faces[::-1], self.size, outside, classify, values)
-
-    def each_face(self) -> list[Parsing]:
-        """The parsing of every aligned crop, at the network's input size [S, S]."""
-        return [
-            Parsing(Picture(crop, [crop], crop.shape[:2]), levels, self.network, self.classes)
-            for crop, levels in zip(self.crops, self.levels, strict=True)
-        ]
-
-    def describe(self) -> dict[str, Any]:
-        """For JSON: the photograph's size, and of every face box, points, score and crop."""
-        height, width = self.size
-        return {"width": width, "height": height, "faces": [describe(face) for face in self.faces]}
 
 
 class Parser:

@@ -89,10 +89,10 @@ def tile_classes(parts: Sequence[Part], network: Classes, classes: Classes) -> A
 
 @of_classes
 def tile_probability(
-    parts: Sequence[Part], network: Classes, classes: Classes, index: Array
+    parts: Sequence[Part], network: Classes, classes: Classes, indices: tuple[Array, ...]
 ) -> Array:
-    """float32 [TILE, TILE] of one class."""
-    return _probabilities(parts, network, classes)[index]
+    """float32 [TILE, TILE], the sum of some classes."""
+    return _probabilities(parts, network, classes)[jnp.stack(indices)].sum(0)
 
 
 @of_classes

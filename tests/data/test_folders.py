@@ -100,10 +100,29 @@ def test_find_images_lists_files_and_folders(tmp_path: Path) -> None:
 
 
 def test_what_is_not_taken_for_a_picture_is_listed(tmp_path: Path) -> None:
-    for name in ("b.jfif", "a.gif", "c.heic", "d.txt", ".hidden"):
+    for name in ("b.jfif", "a.gif", "c.psd", "d.txt", ".hidden"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "e.jpg").symlink_to(tmp_path / "nowhere.jpg")
     (tmp_path / "sub").mkdir()
     assert [path.name for path in folders.find_images([tmp_path])] == ["a.gif", "b.jfif"]
     others = folders.other_files([tmp_path, tmp_path / "a.gif"])
-    assert [path.name for path in others] == ["c.heic", "d.txt", "e.jpg", "sub"]
+    assert [path.name for path in others] == ["c.psd", "d.txt", "e.jpg", "sub"]
+
+
+def test_find_tree_keeps_the_folders_of_pictures(tmp_path: Path) -> None:
+    for name in ("in/b.png", "in/c/a.jpg", "in/c/d/b.png", "in/.hidden/x.png", "in/out/b.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    top = tmp_path / "in"
+    (top / "c" / "loop").symlink_to(top)
+    found = folders.find_tree([top, top / "b.png"], without=top / "c" / ".." / "out")
+    assert {str(k.relative_to(top)): str(v) for k, v in found.items()} == {
+        "b.png": ".",
+        "c/a.jpg": "c",
+        "c/d/b.png": "c/d",
+    }
+    assert list(found) == sorted(found)
+    (tmp_path / "empty" / "below").mkdir(parents=True)
+    with refuses(tmp_path / "empty", "sub-folders"):
+        folders.find_tree([tmp_path / "empty"])

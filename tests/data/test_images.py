@@ -1,4 +1,5 @@
 import errno
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -137,4 +138,33 @@ def test_pixels_of_32_bits_have_no_known_range(tmp_path: Path) -> None:
     path = tmp_path / "u.tif"
     Image.fromarray(np.full((4, 4), 1 << 20, np.int32)).save(path)
     with refuses(path, "32-bit"):
+        read_image(path)
+
+
+def test_heic_is_read_where_its_plug_in_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    picture, path = Image.new("RGB", (64, 48), (200, 30, 60)), tmp_path / "a.heic"
+    picture.paste((30, 60, 200), (0, 0, 32, 48))
+    pillow_heif.from_pillow(picture).save(path, quality=95)
+    assert read_header(path).size == (48, 64)
+    read = np.asarray(read_image(path), int)
+    assert np.abs(read - np.asarray(picture)).mean() < 3
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+        with refuses(path, "megapixels", "--size-limit"):
+            read_image(path)
+    path.write_bytes(path.read_bytes()[:16] + b"x" * 100)
+    with refuses(path, "is not a picture"):
+        read_image(path)
+
+
+def test_heic_names_the_plug_in_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    path = tmp_path / "a.heic"
+    path.write_bytes(b"\0\0\0\x1cftypheic\0\0\0\0mif1heic")
+    with refuses(path, 'pip install "jaxparse[heic]"'):
         read_image(path)

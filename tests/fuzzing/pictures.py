@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from jaxparse.classes import CELEBAMASK, convert_label, load_classes
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.data.folders import find_pairs
 from jaxparse.data.images import open_picture, read_header, read_image
@@ -98,8 +99,9 @@ def mask_files(folder: Path) -> dict[str, bytes]:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    order = "zllrunning" if path.stem == "zllrunning" else "official"
-    label = read_label(path, order)
+    label = read_label(
+        path, labels_are=load_classes("zllrunning") if path.stem == "zllrunning" else None
+    )
     read_header(path, "mask")
     return label
 

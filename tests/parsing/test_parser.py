@@ -10,6 +10,7 @@ from jaxparse.classes import CELEBAMASK
 from jaxparse.data.masks import read_label
 from jaxparse.parsing.overlay import blend
 from jaxparse.parsing.parser import Parser, TestTime
+from jaxparse.parsing.regions import feather, grow
 from jaxparse.parsing.tiles import tile_classes
 from tests.conftest import Nano
 from tests.parsed import draw, face, require_highest, resized, share_program, softmax
@@ -99,6 +100,23 @@ def test_what_a_parsing_tells(make_parser: Callable, tmp_path: Path) -> None:
         result.save(tmp_path / "mask.jpg")
     with refuses("beard", "background, skin"):
         result.probability("beard")
+
+
+def test_regions_are_sums_of_probabilities_or_of_the_mask(make_parser: Callable) -> None:
+    result = make_parser()(face(2, (40, 60)))
+    total = result.probability("skin") + result.probability("nose")
+    soft = result.region(("skin", "nose"))
+    assert soft.dtype == np.uint8 and np.abs(soft - 255 * total.astype(float)).max() < 0.51
+    np.testing.assert_array_equal(result.region(CELEBAMASK.names), np.full((40, 60), 255))
+    hard = result.region(("skin", "nose"), hard=True)
+    np.testing.assert_array_equal(hard, 255 * np.isin(result.mask, (1, 2)))
+    np.testing.assert_array_equal(result.region("skin"), result.region(["skin"]))
+    changed = result.region(("skin", "nose"), grow=2, feather=3)
+    np.testing.assert_array_equal(changed, feather(grow(soft, 2), 3))
+    with refuses("beard", "background, skin"):
+        result.region(("beard",), hard=True)
+    with refuses("feather is -1", "at least 0"):
+        result.region("skin", feather=-1)
 
 
 def test_loads_what_a_weights_file_says(nano: Nano) -> None:

@@ -9,7 +9,8 @@ from jaxparse.classes import CELEBAMASK
 from jaxparse.parsing.alignment import align, crop
 from jaxparse.parsing.faces import Face
 from jaxparse.parsing.overlay import blend
-from jaxparse.parsing.parser import Parser, Photograph, TestTime
+from jaxparse.parsing.parser import Parser, TestTime
+from jaxparse.parsing.results import Photograph
 from tests.conftest import Nano
 from tests.parsed import face, share_program
 

@@ -4,7 +4,7 @@ import pytest
 
 from jaxparse.classes import CELEBAMASK
 from jaxparse.parsing.network import predict_label
-from jaxparse.parsing.parser import Parsing, Picture
+from jaxparse.parsing.results import Parsing, Picture
 from jaxparse.parsing.tiles import Level
 from tests.parsed import require_highest, resized, softmax
 

@@ -1,0 +1,137 @@
+"""Clips through a Parser, frame by frame; threads decode, render and encode beside the network.
+
+In memory are the frames that wait for a thread, some five for each, however long the clip is.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from itertools import repeat, tee
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxparse.files import read_ahead, results
+from jaxparse.parsing.outputs import Tracks
+from jaxparse.parsing.parser import Parser
+from jaxparse.parsing.results import Parsing, Picture
+from jaxparse.parsing.video import Clip, Frame, writing_clip
+
+LEAST = 1e-30  # below which a probability counts as this, to have a logarithm
+TIMES = "times.txt"
+
+
+def parse_clip(
+    parser: Parser, clip: Clip, smooth: float, num_workers: int
+) -> Iterator[tuple[Parsing, int]]:
+    """The parsing of every frame, in order, and its time in `clip.time_base`.
+
+    Raises ValueError as `Clip.frames` does, after the frames before the damage.
+    """
+    frames, again = tee(_ahead(clip.frames()))
+
+    def prepare(frame: Frame) -> Picture:
+        return parser.prepare(frame.image)
+
+    prepared = results(read_ahead(prepare, frames, num_workers))
+    parsings = smoothed(parser.parse(prepared), smooth)
+    return zip(parsings, (frame.time for frame in again), strict=False)
+
+
+def _ahead(frames: Iterator[Frame]) -> Iterator[Frame]:
+    """The frames, read in a thread of their own."""
+    for frame in results(read_ahead(lambda _: next(frames, None), repeat(None), 1)):
+        if frame is None:
+            return
+        yield frame
+
+
+def smoothed(parsings: Iterable[Parsing], share: float) -> Iterator[Parsing]:
+    """Exponential smoothing over time: every frame's probabilities are `share` of those of the
+    frame before, smoothed themselves, and the rest its own. Later frames are not looked at.
+
+    At the network's resolution, for each scale and mirror image by itself.
+    """
+    before: list[Array] | None = None
+    for parsing in parsings:
+        if share:
+            logits = [level.logits for level in parsing.levels]
+            before = [jax.nn.softmax(each) for each in logits] if before is None else before
+            before = [_mix(b, each, share) for b, each in zip(before, logits, strict=True)]
+            parsing.levels = [
+                level._replace(logits=jnp.log(jnp.maximum(each, LEAST)))
+                for level, each in zip(parsing.levels, before, strict=True)
+            ]
+        yield parsing
+
+
+@jax.jit
+def _mix(before: Array, logits: Array, share: float) -> Array:
+    """Probabilities [..., C]."""
+    return share * before + (1 - share) * jax.nn.softmax(logits)
+
+
+def write_tracks(
+    parser: Parser, clip: Clip, stem: Path, outputs: Tracks, smooth: float, num_workers: int
+) -> Iterator[None]:
+    """Writes the clip's files, named by `stem` and the keys of `outputs`; yields after every frame.
+
+    They get their names at the end, all or, if the clip is damaged, none. Raises ValueError.
+    """
+    with ExitStack() as stack:
+        writers = {
+            ending: stack.enter_context(
+                writing_clip(stem.with_name(stem.name + ending), kind, clip)
+            )
+            for ending, (kind, _) in outputs.items()
+        }
+
+        def render(item: tuple[Parsing, int]) -> list:
+            parsing, time = item
+            return [(writers[end], pixels(parsing), time) for end, (_, pixels) in outputs.items()]
+
+        def encode(rendered: list) -> None:
+            for write, pixels, time in rendered:
+                write(pixels, time)
+
+        parsings = parse_clip(parser, clip, smooth, num_workers)
+        rendered = results(read_ahead(render, parsings, num_workers))
+        yield from results(read_ahead(encode, rendered, 1))
+
+
+def write_frames(
+    parser: Parser,
+    clip: Clip,
+    folder: Path,
+    outputs: Mapping[str, Callable[[Path, Parsing], None]],
+    smooth: float,
+    num_workers: int,
+) -> Iterator[None]:
+    """Writes the files of every frame, 000000.png and on, and their times; yields after each.
+
+    The folder gets its name at the end. Raises ValueError if it exists, and for a damaged clip.
+    """
+    if folder.exists():
+        raise ValueError(f"{folder} exists; remove it, or give another --output")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        made = Path(temporary) / folder.name
+        made.mkdir()
+
+        def write(numbered: tuple[int, tuple[Parsing, int]]) -> int:
+            number, (parsing, time) = numbered
+            for ending, writer in outputs.items():
+                writer(made / f"{number:06}{ending}", parsing)
+            return time
+
+        parsings = enumerate(parse_clip(parser, clip, smooth, num_workers))
+        # Matroska's text format of times, in milliseconds, which mkvmerge reads.
+        lines = ["# timestamp format v2"]
+        for time in results(read_ahead(write, parsings, num_workers)):
+            lines.append(f"{float(1000 * time * clip.time_base):.3f}")
+            yield
+        (made / TIMES).write_text("\n".join(lines) + "\n")
+        os.rename(made, folder)
