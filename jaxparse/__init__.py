@@ -1,4 +1,4 @@
-"""jaxparse: face parsing in JAX, one of 19 classes for every pixel of a face picture."""
+"""jaxparse: face parsing in JAX, a class for every pixel of a face picture."""
 
 import sys
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ if sys.argv[:1] == ["-m"]:  # python -m jaxparse.NAME: what it imports takes sec
 
 if TYPE_CHECKING:  # what __getattr__ imports, for type checkers and editors
     from jaxparse.parsing.parser import Parser, TestTime
-from jaxparse.parsing.results import Parsing
+    from jaxparse.parsing.results import Parsing
 
 __all__ = ["Parser", "Parsing", "TestTime"]
 
