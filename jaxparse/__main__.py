@@ -13,7 +13,7 @@ from jaxparse import interrupts
 
 # In the order of a project: data, training, use.
 COMMANDS = {
-    "prepare": "convert the official CelebAMask-HQ release to a folder to train on",
+    "prepare": "convert CelebAMask-HQ, LaPa or Helen to a folder to train on",
     "synthetic": "write a data folder of drawn faces and their masks",
     "classes": "print a table of classes, or that of a network",
     "data": "check a data folder: counts, sizes, classes, every bad file",
