@@ -24,6 +24,7 @@ COMMANDS = {
     "plot": "draw the curves of runs",
     "average": "average the weights of a run's last evaluations",
     "predict": "write the masks of pictures",
+    "web": "serve a page to try networks on photographs, to this machine",
     "evaluate": "score a network, or a folder of masks, against true masks",
     "report": "write one HTML page on a network: scores, errors, suspect masks",
     "push": "upload weights, with a model card, to the Hugging Face hub",
