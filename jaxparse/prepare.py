@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from jaxparse import cli
+from jaxparse.classes import Classes
 from jaxparse.data.folders import find_pairs
 from jaxparse.data.layouts import children, listed
 from jaxparse.data.masks import open_mask, write_mask
@@ -37,7 +37,6 @@ from jaxparse.files import (
 RECORD = "prepare.json"  # in the output: the settings that made it
 LAST_BYTES = {".jpg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}
 FAULTS_SHOWN = 50
-EYES = (4, 5)  # left and right, in the tables of all three
 SIDES_FROM = 100  # masks
 
 
@@ -47,7 +46,7 @@ class Task(NamedTuple):
     face: Face
     image: Path
     mask: Path
-    classes: str
+    classes: Classes
 
 
 def read_release(folder: Path, split: str, paint: str) -> Release:
@@ -101,15 +100,7 @@ def make_face(task: Task) -> None:
             with atomic_path(task.image) as temporary:
                 temporary.write_bytes(image)
         if label is not None:
-            write_classes(task.mask, label, task.classes)
-
-
-def write_classes(path: Path, label: np.ndarray, classes: str) -> None:
-    """Writes uint8 [H, W] as the indices of that table."""
-    if classes == "celebamask":
-        return write_mask(path, label)
-    with atomic_path(path) as temporary:
-        return Image.fromarray(label).save(temporary, format="PNG")
+            write_mask(task.mask, label, task.classes)
 
 
 def make_faces(tasks: list[Task], num_workers: int) -> list[str]:
@@ -171,16 +162,17 @@ def require_complete(output: Path, release: Release) -> list[Path]:
     return masks
 
 
-def whose_left(masks: list[Path]) -> str:
+def whose_left(masks: list[Path], classes: Classes) -> str:
     """A line on which side left_eye is, by the first masks with both eyes.
 
     No release says whether left is the person's or the viewer's.
     """
+    eyes = classes.index("left_eye"), classes.index("right_eye")
     on_the_right = []
     for path in masks[:SIDES_FROM]:
         with open_mask(path) as picture:
             label = np.asarray(picture)
-        left, right = (np.nonzero(label == eye)[1] for eye in EYES)
+        left, right = (np.nonzero(label == eye)[1] for eye in eyes)
         if left.size and right.size:
             on_the_right.append(left.mean() > right.mean())
     return (
@@ -240,7 +232,7 @@ def prepare(
         raise ValueError(f"{len(faults)} bad files; fix them and run the same command again")
     masks = require_complete(output, found)
     size = f", {found.size}x{found.size}" if found.size else ""
-    print(f"{output} is complete: {counts}, with masks{size}; {whose_left(masks)}")
+    print(f"{output} is complete: {counts}, with masks{size}; {whose_left(masks, found.classes)}")
 
 
 def main() -> None:

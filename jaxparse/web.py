@@ -7,8 +7,10 @@ uploaded and made lies in a temporary folder that ends with the command.
 """
 
 import os
+import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -18,9 +20,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from jaxparse import cli
-from jaxparse.classes import NAMES, PALETTE
 from jaxparse.data.images import read_image
 from jaxparse.devices import use_compilation_cache
+from jaxparse.files import reason
 from jaxparse.parsing.overlay import blend
 from jaxparse.parsing.parser import Parser, Parsing
 from jaxparse.weights.files import BEST_WEIGHTS, SHIPPED
@@ -40,8 +42,8 @@ ticked parts, in grey. **Cut-out**: the photograph, transparent outside of the t
 STYLE = "#parts label:nth-of-type({place})::before {{ background: rgb{colour} }}"
 CSS = """
 #parts label::before { content: ""; width: 1em; height: 1em; border: 1px solid #8888 }
-#parts .wrap { display: grid; grid-template-columns: 1fr 1fr; gap: 4px }
-#parts label { padding: 4px 8px; font-size: 13px; white-space: nowrap }
+#parts .wrap { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 4px }
+#parts label { padding: 4px 6px; font-size: 12px; white-space: nowrap }
 [id^=fetch_] { display: none !important }
 """
 
@@ -78,15 +80,19 @@ def see(parser: Parser, path: Path) -> Seen:
 
 def draw(seen: Seen, parts: Sequence[str]) -> np.ndarray:
     """The small picture, the parts blended with their colours: uint8 [h, w, 3]."""
-    chosen = np.isin(seen.small_mask, [NAMES.index(part) for part in parts])
-    return np.where(chosen[..., None], blend(seen.small, seen.small_mask), seen.small)
+    classes = seen.parsing.classes
+    chosen = np.isin(seen.small_mask, [classes.index(part) for part in parts])
+    blended = blend(seen.small, seen.small_mask, classes)
+    return np.where(chosen[..., None], blended, seen.small)
 
 
 def region(seen: Seen, parts: Sequence[str]) -> Image.Image:
     """The probability of all the parts together, 0..255, at the photograph's size."""
+    others = [name for name in seen.parsing.classes.names if name not in parts]
     total = np.zeros(seen.parsing.mask.shape, np.float32)
-    for part in parts:
+    for part in min(parts, others, key=len):  # all together are 1
         total += seen.parsing.probability(part)
+    total = total if len(parts) <= len(others) else 1 - total
     return Image.fromarray(np.rint(255 * total.clip(0, 1)).astype(np.uint8))
 
 
@@ -109,9 +115,10 @@ def shares(seen: Seen) -> list[tuple[str, str]]:
     return [(f"{name} {share:.1%}", name) for name, share in seen.parsing.area().items()]
 
 
-def swatches(names: Sequence[str]) -> str:
-    """The colours of the classes, for the boxes to tick."""
-    colours = (tuple(PALETTE[NAMES.index(name)].tolist()) for name in names)
+def swatches(seen: Seen) -> str:
+    """The colours of what is on the photograph, for the boxes to tick."""
+    classes = seen.parsing.classes
+    colours = (classes.colours[classes.index(name)] for name in seen.parsing.area())
     rules = (STYLE.format(place=place, colour=colour) for place, colour in enumerate(colours, 1))
     return f"<style>{' '.join(rules)}</style>"
 
@@ -132,9 +139,9 @@ def build(names: dict[str, str], load: Callable[[str], Parser], folder: str) -> 
         found = shares(seen)
         ticked = [name for _, name in found if name != "background"]
         boxes = gr.CheckboxGroup(found, value=ticked, visible=True)
-        return seen, boxes, draw(seen, ticked), swatches([name for _, name in found]), ""
+        return seen, boxes, draw(seen, ticked), swatches(seen), ""
 
-    with gr.Blocks(analytics_enabled=False, title="jaxparse") as page:
+    with gr.Blocks(analytics_enabled=False, title="jaxparse", fill_width=True) as page:
         state, style = gr.State(), gr.HTML(visible="hidden")
         with gr.Row():
             with gr.Column(scale=1):
@@ -179,7 +186,7 @@ def add_download(kind: str, title: str, folder: str, inputs: list[Any]) -> None:
             raise gr.Error("Drop a photograph first.", print_exception=False)
         return str(write(kind, seen, parts, folder))
 
-    button = gr.Button(title, elem_id=kind)
+    button = gr.Button(title, min_width=100, elem_id=kind)
     fetch = gr.DownloadButton(elem_id=f"fetch_{kind}")
     click = f"() => document.querySelector('#fetch_{kind}').click()"
     button.click(make, inputs, fetch).success(None, js=click)
@@ -197,6 +204,16 @@ def import_gradio() -> Any:  # noqa: ANN401
     return gradio
 
 
+def require_free(port: int) -> None:
+    """Raises ValueError if nothing can be served at that port."""
+    try:
+        socket.create_server((HOST, port)).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"port {port} of {HOST} cannot be used ({reason(error)}); give another --port"
+        ) from error
+
+
 def web(weights: str | None = None, port: int = 7860) -> None:
     """Serves a page to try networks on photographs, to this machine alone, until Ctrl-C.
 
@@ -206,6 +223,7 @@ def web(weights: str | None = None, port: int = 7860) -> None:
             network that comes with jaxparse, the runs in runs/ and what is in the hub's cache.
         port: Of http://127.0.0.1.
     """
+    require_free(port)
     import_gradio()
     load = lru_cache(maxsize=2)(partial(Parser.load, batch_size=1))
     names = networks(weights)
@@ -213,25 +231,19 @@ def web(weights: str | None = None, port: int = 7860) -> None:
     with TemporaryDirectory() as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         page = build(names, load, folder)
-        try:
-            page.launch(
-                server_name=HOST,
-                server_port=port,
-                max_file_size=LARGEST_UPLOAD,
-                prevent_thread_lock=True,
-                quiet=True,
-                footer_links=[],
-                css=CSS,
-            )
-        except OSError as error:
-            raise ValueError(
-                f"port {port} of {HOST} cannot be used; give another --port"
-            ) from error
+        page.launch(
+            server_name=HOST,
+            server_port=port,
+            max_file_size=LARGEST_UPLOAD,
+            prevent_thread_lock=True,
+            quiet=True,
+            footer_links=[],
+            css=CSS,
+        )
         print(f"http://{HOST}:{port} (Ctrl-C ends it)", flush=True)
-        try:
+        with suppress(KeyboardInterrupt):
             threading.Event().wait()
-        except KeyboardInterrupt:
-            page.close(verbose=False)
+        page.close(verbose=False)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jaxparse.classes import CELEBAMASK
 from jaxparse.data.masks import open_mask
 from jaxparse.data.releases.release import SPLITS, Face, Release, digest, unpacked
 from jaxparse.files import brief
@@ -200,7 +201,7 @@ def read_celebamask(folder: Path, split: str, paint: str) -> Release:
     numbers = splitter(folder)
     faces, faults = find_faces(folder, numbers, PAINT_ORDERS[paint])
     return Release(
-        classes="celebamask",
+        classes=CELEBAMASK,
         faces=faces,
         faults=faults,
         folders=("{}_image", "{}_mask"),

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxparse.classes import load_classes
 from jaxparse.data.images import read_header, require_match
 from jaxparse.data.releases.release import Face, Release, copied, in_plain_layout, read_grey
 
 LISTS = {"train": "exemplars.txt", "val": "tuning.txt", "test": "testing.txt"}
 IMAGES, LABELS = "images", "labels"
-NUM_CLASSES = 11
+CLASSES = load_classes("helen")
 MASK_BYTES = 10_000  # of a palette PNG, in the mean
 
 
@@ -40,7 +41,7 @@ def read_helen(folder: Path) -> Release:
             num_bytes += MASK_BYTES + (0 if missing else image.stat().st_size)
             label = partial(most_probable, image, maps)
             faces[split].append(Face(name, partial(copied, image), label))
-    return in_plain_layout("Helen", "helen", faces, faults, num_bytes)
+    return in_plain_layout("Helen", CLASSES, faces, faults, num_bytes)
 
 
 def read_names(path: Path) -> list[str]:
@@ -64,7 +65,7 @@ def read_names(path: Path) -> list[str]:
 
 def map_paths(folder: Path, name: str) -> list[Path]:
     """The maps of a picture's classes, by class."""
-    return [folder / LABELS / name / f"{name}_lbl{index:02}.png" for index in range(NUM_CLASSES)]
+    return [folder / LABELS / name / f"{name}_lbl{index:02}.png" for index in range(len(CLASSES))]
 
 
 def most_probable(image: Path, maps: list[Path]) -> np.ndarray:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxparse.classes import load_classes
 from jaxparse.data.folders import pair_by_stem
 from jaxparse.data.images import read_header, require_match
 from jaxparse.data.releases.release import SPLITS, Face, Release, copied, in_plain_layout, read_grey
 
 IMAGES, LABELS = "images", "labels"
-NUM_CLASSES = 11
+CLASSES = load_classes("lapa")
 MASK_BYTES = 10_000  # of a palette PNG, in the mean
 
 
@@ -48,15 +49,15 @@ def read_lapa(folder: Path) -> Release:
             f"there is no {images / label.stem}.jpg; unpack it again"
             for label in paired.only_second
         ]
-    return in_plain_layout("LaPa", "lapa", faces, faults, num_bytes)
+    return in_plain_layout("LaPa", CLASSES, faces, faults, num_bytes)
 
 
 def read_classes(image: Path, path: Path) -> np.ndarray:
     """The mask as it is, uint8 [H, W] of 0..10. Raises ValueError for other values or sizes."""
     label = read_grey(path, ("L", "P"))
-    if label.max() >= NUM_CLASSES:
+    if label.max() >= len(CLASSES):
         raise ValueError(
-            f"mask {path} holds {label.max()}, outside LaPa's 0..{NUM_CLASSES - 1}; unpack it again"
+            f"mask {path} holds {label.max()}, outside LaPa's 0..{len(CLASSES) - 1}; unpack it"
         )
     require_match(image, read_header(image), path, read_header(path, "mask"))
     return label

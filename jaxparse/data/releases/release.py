@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxparse.classes import Classes
 from jaxparse.data.images import READ_ERRORS, open_picture
 from jaxparse.data.masks import open_mask
 from jaxparse.files import reason
@@ -34,7 +35,7 @@ class Face:
 class Release:
     """What a release holds."""
 
-    classes: str  # name of the table that its masks belong to
+    classes: Classes  # of its masks
     faces: Mapping[str, list[Face]]  # by split, sorted
     faults: list[str]  # a line on each file that is missing, alone or misnamed
     folders: tuple[str, str]  # of images and masks in a split's; {} is the split
@@ -49,7 +50,7 @@ class Release:
 
 
 def in_plain_layout(
-    name: str, classes: str, faces: Mapping[str, list[Face]], faults: list[str], num_bytes: int
+    name: str, classes: Classes, faces: Mapping[str, list[Face]], faults: list[str], num_bytes: int
 ) -> Release:
     """A release with a split of its own, for which there is nothing to choose."""
     names = {split: [face.name for face in of_split] for split, of_split in faces.items()}
