@@ -165,7 +165,7 @@ def require_complete(output: Path, release: Release) -> list[Path]:
 def whose_left(masks: list[Path], classes: Classes) -> str:
     """A line on which side left_eye is, by the first masks with both eyes.
 
-    No release says whether left is the person's or the viewer's.
+    LaPa and Helen do not say whether left is the person's or the viewer's.
     """
     eyes = classes.index("left_eye"), classes.index("right_eye")
     on_the_right = []
