@@ -13,7 +13,7 @@ from jaxparse import interrupts
 
 # In the order of a project: data, training, use.
 COMMANDS = {
-    "prepare": "convert the official CelebAMask-HQ release to a folder to train on",
+    "prepare": "convert CelebAMask-HQ, LaPa or Helen to a folder to train on",
     "synthetic": "write a data folder of drawn faces and their masks",
     "classes": "print a table of classes, or that of a network",
     "data": "check a data folder: counts, sizes, classes, every bad file",
@@ -24,6 +24,7 @@ COMMANDS = {
     "plot": "draw the curves of runs",
     "average": "average the weights of a run's last evaluations",
     "predict": "write the masks of pictures",
+    "web": "serve a page to try networks on photographs, to this machine",
     "evaluate": "score a network, or a folder of masks, against true masks",
     "report": "write one HTML page on a network: scores, errors, suspect masks",
     "push": "upload weights, with a model card, to the Hugging Face hub",

@@ -1,120 +1,84 @@
-"""The official CelebAMask-HQ release -> a folder to train on, in the challenge's layout.
+"""A data set as its authors distribute it -> a folder to train on.
 
-    python -m jaxparse.prepare CELEBAMASK_HQ_DIR --output DIR
+    python -m jaxparse.prepare RELEASE --output DIR
 
-Masks are the release's parts painted over each other, at its 512x512 pixels. Pictures are halved
-to 512x512 while decoding: libjpeg's 4x4 inverse DCT leaves out the upper frequencies, which is
-antialiasing. They are saved at quality 95, 4:4:4: the release's 4:2:0 at 1024x1024 has its colour
-at 512x512. Threads suffice: Pillow decodes and encodes outside of the interpreter's lock.
+CelebAMask-HQ, LaPa and Helen are told apart by what lies in the folder; data/releases says how each
+becomes pictures and masks. Threads suffice: Pillow decodes and encodes outside of the interpreter's
+lock.
 """
 
-import hashlib
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from jaxparse import cli
-from jaxparse.data.celebamask import (
-    CHALLENGE_COUNTS,
-    MASK_SIZE,
-    OFFICIAL_COUNTS,
-    PAINT_ORDERS,
-    PART_MASKS,
-    PARTS,
-    PER_FOLDER,
-    PICTURE_SIZE,
-    PICTURES,
-    challenge_like_split,
-    find_parts,
-    official_split,
-)
+from jaxparse.classes import Classes
 from jaxparse.data.folders import find_pairs
-from jaxparse.data.images import READ_ERRORS
+from jaxparse.data.layouts import children, listed
 from jaxparse.data.masks import open_mask, write_mask
+from jaxparse.data.releases.celebamask import is_celebamask, read_celebamask
+from jaxparse.data.releases.helen import is_helen, read_helen
+from jaxparse.data.releases.lapa import is_lapa, read_lapa
+from jaxparse.data.releases.release import Face, Release
 from jaxparse.files import (
     atomic_path,
     brief,
     read_ahead,
-    reason,
     require_writable_folder,
     sole_run,
     writing,
 )
 
 RECORD = "prepare.json"  # in the output: the settings that made it
-SPLITTERS = {  # each with the counts that it gives for the whole release
-    "official": (official_split, OFFICIAL_COUNTS),
-    "challenge-like": (challenge_like_split, CHALLENGE_COUNTS),
-}
-JPEG_QUALITY = 95
-BYTES_PER_PICTURE = 90_000  # on disk, with its mask; the mean of 40 was 80,000
 LAST_BYTES = {".jpg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}
 FAULTS_SHOWN = 50
+SIDES_FROM = 100  # masks
 
 
-@dataclass(frozen=True)
-class Face:
-    """A picture of the release, the masks of its parts by name, and the two files to write."""
+class Task(NamedTuple):
+    """A face, its two files to write, and the table of classes that the mask belongs to."""
 
-    picture: Path
-    parts: dict[str, Path]
+    face: Face
     image: Path
     mask: Path
+    classes: Classes
 
 
-def read_picture(path: Path) -> Image.Image:
-    """The picture at MASK_SIZE, RGB. Raises ValueError if it is damaged or of another size."""
-    with _reading(path), Image.open(path, formats=["JPEG"]) as picture:
-        _require_size(picture, PICTURE_SIZE)
-        picture.draft(None, (MASK_SIZE, MASK_SIZE))
-        return picture.convert("RGB")
+def read_release(folder: Path, split: str, paint: str) -> Release:
+    """What the folder holds. Raises ValueError if it is no release, or not a whole one."""
+    if is_celebamask(folder):
+        return read_celebamask(folder, split, paint)
+    reader = read_lapa if is_lapa(folder) else read_helen if is_helen(folder) else None
+    if reader is None:
+        there = listed(children(folder)) or "nothing" if folder.is_dir() else "no such folder"
+        raise ValueError(
+            f"{folder} is not a data set that is known ({there}); expected CelebA-HQ-img and "
+            "CelebAMask-HQ-mask-anno (CelebAMask-HQ), train/images and train/labels (LaPa), or "
+            "images, labels and exemplars.txt (Helen)"
+        )
+    if (split, paint) != ("official", "official"):
+        raise ValueError(
+            f"--split and --paint are for CelebAMask-HQ, and {folder} has a split and whole masks "
+            "of its own; leave the flags out"
+        )
+    return reader(folder)
 
 
-def paint_mask(parts: dict[str, Path], order: tuple[str, ...]) -> np.ndarray:
-    """Classes uint8 [512, 512]: 0, and each part over those before it in `order`."""
-    label = np.zeros((MASK_SIZE, MASK_SIZE), np.uint8)
-    for part in order:
-        if part in parts:
-            label[read_part(parts[part])] = PARTS.index(part) + 1
-    return label
-
-
-def read_part(path: Path) -> np.ndarray:
-    """Where the part is, bool [512, 512]: values of 128 and more.
-
-    Raises ValueError for a damaged file, or one of another size, mode or range.
-    """
-    with _reading(path), open_mask(path, ("PNG",)) as picture:
-        _require_size(picture, MASK_SIZE)
-        if picture.mode not in ("1", "L", "P", "RGB"):
-            raise ValueError(f"mode {picture.mode}, expected 1, L, P or RGB")
-        values = np.asarray(picture.convert("L"))
-        if values.max() not in (0, 255):
-            raise ValueError(f"values up to {values.max()}, expected 0 and 255")
-    return values >= 128
-
-
-def _require_size(picture: Image.Image, size: int) -> None:
-    if picture.size != (size, size):
-        raise ValueError(f"{picture.width}x{picture.height}, expected {size}x{size}")
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except READ_ERRORS as error:
-        raise ValueError(f"cannot use {path} ({reason(error)}); unpack it again") from error
+def make_tasks(release: Release, output: Path) -> list[Task]:
+    """All that the output will hold."""
+    tasks = []
+    for split, faces in release.faces.items():
+        images, masks = (output / split / folder.format(split) for folder in release.folders)
+        tasks += [
+            Task(face, images / f"{face.name}.jpg", masks / f"{face.name}.png", release.classes)
+            for face in faces
+        ]
+    return tasks
 
 
 def is_complete(path: Path) -> bool:
@@ -127,44 +91,22 @@ def is_complete(path: Path) -> bool:
         return False
 
 
-def make_face(face: Face, order: tuple[str, ...]) -> None:
+def make_face(task: Task) -> None:
     """Writes those of the face's two files that are not complete."""
-    label = None if is_complete(face.mask) else paint_mask(face.parts, order)
-    image = None if is_complete(face.image) else read_picture(face.picture)
-    with writing(face.image.stem, face.image.parent.parent, "files already written are kept"):
+    label = None if is_complete(task.mask) else task.face.label()
+    image = None if is_complete(task.image) else task.face.image()
+    with writing(task.face.name, task.image.parent.parent, "files already written are kept"):
         if image is not None:
-            with atomic_path(face.image) as temporary:
-                image.save(temporary, quality=JPEG_QUALITY, subsampling="4:4:4")
+            with atomic_path(task.image) as temporary:
+                temporary.write_bytes(image)
         if label is not None:
-            write_mask(face.mask, label)
+            write_mask(task.mask, label, task.classes)
 
 
-def make_faces(faces: list[Face], order: tuple[str, ...], num_workers: int) -> list[str]:
+def make_faces(tasks: list[Task], num_workers: int) -> list[str]:
     """Makes all of them with a progress bar; returns a line on each whose sources are bad."""
-    made = read_ahead(partial(make_face, order=order), faces, num_workers)
-    made = cli.track(made, len(faces), "pictures")
+    made = cli.track(read_ahead(make_face, tasks, num_workers), len(tasks), "pictures")
     return [str(fault) for _, fault in made if fault]
-
-
-def find_faces(
-    release: Path, output: Path, split: dict[str, list[int]]
-) -> tuple[list[Face], list[str]]:
-    """The split's faces, and a line on each bad name, missing picture, picture without parts."""
-    parts, faults = find_parts(release)
-    pictures = {path.name for path in (release / PICTURES).glob("*.jpg")}
-    faces = []
-    for name, numbers in split.items():
-        images, masks = output / name / f"{name}_image", output / name / f"{name}_mask"
-        for number in numbers:
-            picture = release / PICTURES / f"{number}.jpg"
-            if picture.name not in pictures:
-                faults.append(f"there is no {picture}; unpack it again")
-            if number not in parts:
-                masks_of = release / PART_MASKS / str(number // PER_FOLDER) / f"{number:05d}_*.png"
-                faults.append(f"picture {picture} has no {masks_of}; unpack them again")
-            image, mask = images / f"{number}.jpg", masks / f"{number}.png"
-            faces.append(Face(picture, parts.get(number, {}), image, mask))
-    return faces, faults
 
 
 def keep_record(output: Path, settings: dict[str, Any]) -> None:
@@ -188,21 +130,10 @@ def keep_record(output: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def make_record(split: str, paint: str, numbers: dict[str, list[int]]) -> dict[str, Any]:
-    """The settings that decide what the output holds."""
-    return {
-        "split": split,
-        "pictures": {name: len(of_split) for name, of_split in numbers.items()},
-        "split_sha256": hashlib.sha256(json.dumps(numbers).encode()).hexdigest(),
-        "paint": paint,
-        "size": MASK_SIZE,
-        "jpeg_quality": JPEG_QUALITY,
-    }
-
-
-def require_space(output: Path, count: int) -> None:
-    """Raises ValueError if the disk has no room for so many pictures with masks."""
-    free, needed = shutil.disk_usage(output).free, count * BYTES_PER_PICTURE
+def require_space(output: Path, release: Release, count: int) -> None:
+    """Raises ValueError if the disk has no room for so many pictures of the release with masks."""
+    free = shutil.disk_usage(output).free
+    needed = release.num_bytes * count / max(1, sum(release.counts().values()))
     if free < needed:
         raise ValueError(
             f"{output} has {free / 1e9:.1f} GB free, and {count} pictures with masks need about "
@@ -210,22 +141,44 @@ def require_space(output: Path, count: int) -> None:
         )
 
 
-def require_complete(output: Path, split: dict[str, list[int]]) -> None:
-    """Raises ValueError unless the output holds exactly the split's pairs, all of MASK_SIZE."""
-    for name, numbers in split.items():
-        pairs = find_pairs(output, name) if numbers else []
+def require_complete(output: Path, release: Release) -> list[Path]:
+    """The masks of the output. Raises ValueError unless it holds the release's faces, no others."""
+    masks = []
+    for split, faces in release.faces.items():
+        pairs = find_pairs(output, split) if faces else []
         for pair in pairs:
-            if pair.size != (MASK_SIZE, MASK_SIZE):
+            if release.size and pair.size != (release.size, release.size):
                 height, width = pair.size
                 raise ValueError(
-                    f"{pair.image} is {width}x{height}, expected {MASK_SIZE}x{MASK_SIZE}; remove "
-                    "it and its mask, and run the same command again"
+                    f"{pair.image} is {width}x{height}, expected {release.size}x{release.size}; "
+                    "remove it and its mask, and run the same command again"
                 )
-        if extra := {pair.image.stem for pair in pairs} ^ set(map(str, numbers)):
+        if extra := {pair.image.stem for pair in pairs} ^ {face.name for face in faces}:
             raise ValueError(
-                f"{output / name} and the split differ in picture {min(extra)}; remove it if it "
+                f"{output / split} and the split differ in picture {min(extra)}; remove it if it "
                 "exists, and run the same command again"
             )
+        masks += [pair.label for pair in pairs]
+    return masks
+
+
+def whose_left(masks: list[Path], classes: Classes) -> str:
+    """A line on which side left_eye is, by the first masks with both eyes.
+
+    LaPa and Helen do not say whether left is the person's or the viewer's.
+    """
+    eyes = classes.index("left_eye"), classes.index("right_eye")
+    on_the_right = []
+    for path in masks[:SIDES_FROM]:
+        with open_mask(path) as picture:
+            label = np.asarray(picture)
+        left, right = (np.nonzero(label == eye)[1] for eye in eyes)
+        if left.size and right.size:
+            on_the_right.append(left.mean() > right.mean())
+    return (
+        f"left_eye lies on the picture's right, as a person's own left does, in "
+        f"{sum(on_the_right)} of {len(on_the_right)} masks"
+    )
 
 
 def prepare(
@@ -236,18 +189,21 @@ def prepare(
     paint: Literal["official", "accessories-last"] = "official",
     num_workers: int = os.cpu_count() or 1,
 ) -> None:
-    """Makes a folder to train and evaluate on from the official CelebAMask-HQ release.
+    """Makes a folder to train and evaluate on from CelebAMask-HQ, LaPa or Helen as distributed.
 
     Complete files in the output are kept: after Ctrl-C, a kill or a full disk the same command
     resumes.
 
     Args:
-        release: Folder with CelebA-HQ-img, CelebAMask-HQ-mask-anno and the mapping to CelebA.
-        output: Folder to write: train/train_image, train/train_mask, val/…, test/….
-        split: CelebA's own of 24183/2993/2824 pictures, which needs its list_eval_partition.txt; or
-            5000/1000/1000 drawn from it, as many as the challenge had but not the same ones.
-        paint: Order in which overlapping parts are painted: the release's, or glasses, hat,
-            earrings and necklace last. Scores on masks of different orders are not comparable.
+        release: Folder with CelebA-HQ-img, CelebAMask-HQ-mask-anno and the mapping to CelebA; or
+            with LaPa's train, val and test; or with Helen's images, labels and three lists.
+        output: Folder to write: its train, val and test hold pictures and masks.
+        split: Of CelebAMask-HQ: CelebA's own of 24183/2993/2824 pictures, which needs its
+            list_eval_partition.txt; or 5000/1000/1000 drawn from it, as many as the challenge had
+            but not the same ones.
+        paint: Of CelebAMask-HQ: order in which overlapping parts are painted: the release's, or
+            glasses, hat, earrings and necklace last. Scores on masks of different orders are not
+            comparable.
         num_workers: Threads.
 
     Prints a line on every bad file. Raises ValueError unless all pictures are there with masks.
@@ -255,31 +211,32 @@ def prepare(
     if num_workers < 1:
         raise ValueError(f"--num-workers is {num_workers}; give 1 or more")
     require_writable_folder(output)
-    splitter, whole_counts = SPLITTERS[split]
-    numbers = splitter(release)
-    counts = {name: len(of_split) for name, of_split in numbers.items()}
-    if counts != whole_counts:
-        print(f"note: {counts}; the whole release would give {whole_counts}", file=sys.stderr)
-    faces, faults = find_faces(release, output, numbers)
+    found = read_release(release, split, paint)
+    counts, faults = found.counts(), found.faults
+    if found.whole not in (None, counts):
+        print(f"note: {counts}; the whole release would give {found.whole}", file=sys.stderr)
     if not faults:
         with sole_run(output):
-            keep_record(output, make_record(split, paint, numbers))
+            keep_record(output, found.record)
             for path in output.glob("*/*/.*.*.*"):  # a killed run's temporary files
                 path.unlink()
-            to_make = [
-                face for face in faces if not (is_complete(face.image) and is_complete(face.mask))
+            tasks = [
+                task
+                for task in make_tasks(found, output)
+                if not (is_complete(task.image) and is_complete(task.mask))
             ]
-            require_space(output, len(to_make))
-            faults = make_faces(to_make, PAINT_ORDERS[paint], num_workers)
+            require_space(output, found, len(tasks))
+            faults = make_faces(tasks, num_workers)
     if faults:
         print(*faults[:FAULTS_SHOWN], sep="\n", file=sys.stderr)
         raise ValueError(f"{len(faults)} bad files; fix them and run the same command again")
-    require_complete(output, numbers)
-    print(f"{output} is complete: {counts}, with masks, {MASK_SIZE}x{MASK_SIZE}")
+    masks = require_complete(output, found)
+    size = f", {found.size}x{found.size}" if found.size else ""
+    print(f"{output} is complete: {counts}, with masks{size}; {whose_left(masks, found.classes)}")
 
 
 def main() -> None:
-    """Command line: `CELEBAMASK_HQ_DIR --output DIR`."""
+    """Command line: `RELEASE --output DIR`."""
     cli.command(prepare, "prepare")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jaxparse.data.celebamask import MAPPING, PARTITION, PARTS
+from jaxparse.data.releases.celebamask import MAPPING, PARTITION, PARTS
 
 COUNT = 12
 SPLIT = {"train": [1, 2, 4, 5, 7, 8, 10, 11], "val": [0, 6], "test": [3, 9]}

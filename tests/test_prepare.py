@@ -14,10 +14,15 @@ import pytest
 from PIL import Image, JpegImagePlugin
 
 from jaxparse import prepare
-from jaxparse.data.celebamask import PARTITION
 from jaxparse.data.folders import find_pairs
 from jaxparse.data.masks import read_label
-from jaxparse.prepare import paint_mask, read_picture
+from jaxparse.data.releases.celebamask import (
+    PAINT_ORDERS,
+    PARTITION,
+    make_record,
+    paint_mask,
+    read_picture,
+)
 from tests.refusal import refuses
 from tests.release import COUNT, SPLIT, draw_parts, expected_label, write_part, write_release
 
@@ -100,7 +105,7 @@ def test_which_part_lies_over_which(
     everywhere = np.ones((512, 512), bool)
     parts = {part: write_part(tmp_path / f"{part}.png", everywhere) for part in (under, over)}
     for paint, value in (("official", official), ("accessories-last", accessories_last)):
-        assert (paint_mask(parts, prepare.PAINT_ORDERS[paint]) == value).all()
+        assert (paint_mask(parts, PAINT_ORDERS[paint]) == value).all()
 
 
 def test_pictures_are_halved_with_antialiasing(tmp_path: Path) -> None:
@@ -132,7 +137,7 @@ def test_a_stopped_run_resumes_and_ends_the_same(
         "import signal, time, jaxparse.prepare as p; make = p.make_face\n"
         # Ignored in what a shell has started in the background.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "p.make_face = lambda face, order: (time.sleep(0.05), make(face, order))[1]\n"
+        "p.make_face = lambda task: (time.sleep(0.05), make(task))[1]\n"
         "p.cli.run(p.main)"
     )
     command = [sys.executable, "-c", code, pristine, "--output", output, "--num-workers", "1"]
@@ -278,16 +283,16 @@ def test_a_full_disk_is_foreseen_and_survived(
         patch.setattr(shutil, "disk_usage", lambda path: usage)
         with refuses(output, "0.0 GB free", "12 pictures"):
             prepare.prepare(pristine, output)
-    save = Image.Image.save
+    write = Path.write_bytes
 
-    def fill_up(picture: Image.Image, path: Path, **options: object) -> None:
+    def fill_up(path: Path, data: bytes) -> None:
         if ".6." in path.name:
-            path.write_bytes(b"half")
+            write(path, b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(picture, path, **options)
+        write(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Image.Image, "save", fill_up)
+        patch.setattr(Path, "write_bytes", fill_up)
         with refuses("cannot write 6", "No space left", "same command", error=OSError):
             prepare.prepare(pristine, output)
     prepare.prepare(pristine, output)
@@ -296,7 +301,7 @@ def test_a_full_disk_is_foreseen_and_survived(
 
 
 def test_a_damaged_record_is_one_line(tmp_path: Path) -> None:
-    settings = prepare.make_record("official", "official", {"train": [1], "val": []})
+    settings = make_record("official", "official", {"train": [1], "val": []})
     prepare.keep_record(tmp_path, settings)
     record = tmp_path / "prepare.json"
     for damaged, word in ((b"\xff\0{", r"\x00{"), (record.read_bytes()[:-3], "less")):

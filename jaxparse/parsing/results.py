@@ -54,7 +54,7 @@ class Parsing:
         return self._assembled(tile_classes, np.uint8(0))
 
     def _assembled(
-        self, compute: Callable[..., Array], outside: np.generic, **given: tuple[int, ...]
+        self, compute: Callable[..., Array], outside: np.generic, **given: np.ndarray
     ) -> np.ndarray:
         """[H, W] from a function of tiles; `outside` is its value where there is no face."""
         return assemble(self.levels, self.size, partial(compute, **self._tables, **given))
@@ -69,8 +69,9 @@ class Parsing:
 
     def _probability_of(self, names: Sequence[str]) -> np.ndarray:
         """float32 [H, W]: the probability that a pixel is of any of the classes."""
-        indices = tuple(map(self.classes.index, dict.fromkeys(names)))
-        return self._assembled(tile_probability, np.float32(0 in indices), indices=indices)
+        chosen = np.zeros(len(self.classes), np.float32)
+        chosen[[self.classes.index(name) for name in names]] = 1
+        return self._assembled(tile_probability, chosen[0], chosen=chosen)
 
     def confidence(self) -> np.ndarray:
         """float32 [H, W], 0..1: the probability of the predicted class at every pixel."""

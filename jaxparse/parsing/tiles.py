@@ -89,10 +89,10 @@ def tile_classes(parts: Sequence[Part], network: Classes, classes: Classes) -> A
 
 @of_classes
 def tile_probability(
-    parts: Sequence[Part], network: Classes, classes: Classes, indices: tuple[Array, ...]
+    parts: Sequence[Part], network: Classes, classes: Classes, chosen: Array
 ) -> Array:
-    """float32 [TILE, TILE], the sum of some classes."""
-    return _probabilities(parts, network, classes)[jnp.stack(indices)].sum(0)
+    """float32 [TILE, TILE] of all classes together where `chosen` [C] is 1, and not 0."""
+    return (_probabilities(parts, network, classes) * chosen[:, None, None]).sum(0)
 
 
 @of_classes

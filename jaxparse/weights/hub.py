@@ -6,6 +6,7 @@ HF_HOME, HF_TOKEN and HF_HUB_OFFLINE.
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -146,3 +147,19 @@ def fetch(name: str) -> Path:
         origin = f"{conversion.naming}, {name}"
         save_weights(converted, conversion.arrays, config, origin, conversion.fresh)
     return converted
+
+
+def cached() -> dict[str, Path]:
+    """Name on the hub -> file of this package, for the networks that are on this disk already."""
+    from huggingface_hub.constants import HF_ASSETS_CACHE, HF_HUB_CACHE
+
+    ours = Path(HF_HUB_CACHE).glob(f"models--*/snapshots/*/{HUB_FILE}")
+    found = [(path.parents[2].name.removeprefix("models--"), path) for path in ours]
+    converted = (Path(HF_ASSETS_CACHE) / "jaxparse").glob(f"*/*/{HUB_FILE}")
+    found += [(path.parents[1].name, path) for path in converted]
+    networks = {}
+    for folder, path in sorted(found, key=lambda item: item[1].stat().st_mtime):
+        with suppress(ValueError):  # a download that was cut off
+            if is_ours(path):
+                networks[folder.replace("--", "/", 1)] = path
+    return networks

@@ -12,9 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from jaxparse.config import Config, load_experiment, parse_arguments
-from jaxparse.data.celebamask import MAPPING, PARTITION, challenge_like_split, official_split
+from jaxparse.data.releases.celebamask import (
+    MAPPING,
+    PARTITION,
+    challenge_like_split,
+    make_record,
+    official_split,
+)
 from jaxparse.devices import ONE_PROCESS
-from jaxparse.prepare import RECORD, keep_record, make_record
+from jaxparse.prepare import RECORD, keep_record
 from jaxparse.scoring.submissions import decode_mask, inspect_submission
 from tests import zips
 from tests.fuzzing.damage import BYTES, CHUNKS, Damage

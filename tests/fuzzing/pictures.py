@@ -12,8 +12,8 @@ from jaxparse.data.drawn.picture import draw_face
 from jaxparse.data.folders import find_pairs
 from jaxparse.data.images import open_picture, read_header, read_image
 from jaxparse.data.masks import read_label, write_mask
+from jaxparse.data.releases.celebamask import read_part, read_picture
 from jaxparse.data.sources import FolderSource
-from jaxparse.prepare import read_part, read_picture
 from jaxparse.scoring.folders import score_folders
 from tests.fuzzing.damage import BYTES, CHUNKS, Damage
 from tests.fuzzing.judge import Kind

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from jaxparse.classes import CELEBAMASK
-from jaxparse.data.celebamask import (
+from jaxparse.data.releases.celebamask import (
     CHALLENGE_COUNTS,
     MAPPING,
     OFFICIAL_COUNTS,
