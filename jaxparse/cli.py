@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from jaxparse import interrupts
+from jaxparse import cuda, interrupts
 from jaxparse.classes import Classes, load_classes
 from jaxparse.files import FaultsError, being_read
 
@@ -100,9 +100,11 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """Exits with the code that `main` returns (None is 0), or with one line on stderr.
 
     Errors that users can fix are ValueError (bad input) or OSError (disk full, no permission) and
-    exit with 1; a FaultsError has several lines. Ctrl-C exits with 130. Any other error is a bug
-    and keeps its traceback. Python's warnings are shown as one line each.
+    exit with 1; a FaultsError has several lines. So do errors of a GPU that `cuda` explains. Ctrl-C
+    exits with 130. Any other error is a bug and keeps its traceback. Python's warnings are shown as
+    one line each.
     """
+    cuda.shorten_logs()
     warnings.showwarning = show_warning
     warnings.filterwarnings("always", module="PIL")  # for each picture
     # Pillow's of half the size that it refuses: in a message of our own.
@@ -123,6 +125,9 @@ def print_error(error: BaseException) -> int:
     if isinstance(error, (OSError, ValueError)):
         lines = isinstance(error, FaultsError)
         print("error:", error if lines else " ".join(str(error).split()), file=sys.stderr)
+        return 1
+    if isinstance(error, RuntimeError) and (line := cuda.explained(str(error))):
+        print("error:", line, file=sys.stderr)
         return 1
     if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)

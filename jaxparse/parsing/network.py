@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jaxparse.config import Config
+from jaxparse.config import Config, Precision
 from jaxparse.models import split_model
 from jaxparse.models.ops.resize import apply_class_first, resize_matrix
 from jaxparse.models.segmentor import normalise
@@ -52,8 +52,8 @@ def predict_label(
     return highest_class(apply_class_first(logits[None], *matrices))[0]
 
 
-def make_logits_step(config: Config) -> Callable[..., Array]:
-    """The compiled network in evaluation mode.
+def make_logits_step(config: Config, precision: Precision = "float32") -> Callable[..., Array]:
+    """The compiled network in evaluation mode, its feature maps of the type `precision`.
 
     (params, batch_stats, image uint8 [B, H, W, 3]) -> decode logits float32 [B, h, w, C].
     """
@@ -61,6 +61,6 @@ def make_logits_step(config: Config) -> Callable[..., Array]:
 
     def logits_step(params: dict[str, Any], batch_stats: dict[str, Any], image: Array) -> Array:
         model = nnx.merge(graphdef, params, batch_stats)
-        return model(normalise(image, config)).decode
+        return model(normalise(image, config).astype(precision)).decode
 
     return jax.jit(logits_step)
