@@ -2,10 +2,11 @@
 
     python -m benchmarks.gpu --output gpu.json [--parts exact,speed] [--minutes 24] [--quick]
 
-In the checkout's folder. Needs jax, flax, optax, orbax-checkpoint, safetensors, pillow; grain for the
-parts `train`, `resume` and `faults`; torch and transformers for `torch`. Every case runs in a process
-of its own, and its figures are in the file as soon as it ends. The same command then measures what
-the file lacks, cases that failed or had no time left: the work may be cut into several calls.
+In the checkout's folder. Needs jax, flax, optax, orbax-checkpoint, safetensors, pillow; grain for
+the parts `train`, `resume` and `faults`; torch and transformers for `torch`. Every case runs in a
+process of its own, and its figures are in the file as soon as it ends. The same command then
+measures what the file lacks, cases that failed or had no time left: so the work may be cut into
+several calls.
 """
 
 import argparse

@@ -18,6 +18,7 @@ from rich.table import Table
 from jaxparse.files import atomic_path
 
 ROOT = Path(__file__).parent.parent.parent
+QUICK = "tests/mini.py"  # the experiment with which this script is tried on a CPU
 Figures = dict[str, Any]
 
 
@@ -33,7 +34,7 @@ class Case(NamedTuple):
 def run(case: Case, seconds: float) -> Figures:
     """The case's figures, or {"error": one line} if it fails or takes longer."""
     arguments = [case.function, json.dumps(case.arguments)]
-    flags = f"{os.environ.get('XLA_FLAGS', '')} {case.flags}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {case.flags}".strip()
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.gpu.cases", *arguments],
         stdout=subprocess.PIPE,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 
-from benchmarks.gpu.cases import Case, Figures
+from benchmarks.gpu.cases import QUICK, Case, Figures
 from benchmarks.gpu.speed import random_batch
 from jaxparse.config import load_experiment
 from jaxparse.devices import make_mesh, shard_batch
@@ -32,7 +32,7 @@ class Kernel(NamedTuple):
 
 
 def cases(quick: bool, size: int) -> Iterator[Case]:
-    arguments = {"experiment": "swin_nano" if quick else "swin_b", "size": size}
+    arguments = {"experiment": QUICK if quick else "swin_b", "size": size}
     arguments |= {"batch": 2 if quick else 16, "precision": "bfloat16"}
     yield Case(f"{arguments['experiment']}, bfloat16", "kernels:slowest_of_step", arguments)
 

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,11 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from benchmarks.gpu.cases import ROOT, Case, Figures, last_line
+from benchmarks.gpu.cases import QUICK, ROOT, Case, Figures, last_line
 from benchmarks.gpu.kernels import busy, kernels, read_trace
 from jaxparse import cli
-from jaxparse.config import Config, config_from, load_experiment
+from jaxparse.config import Config, load_experiment, read_config
 from jaxparse.devices import make_mesh, use_compilation_cache
-from jaxparse.files import read_json
 from jaxparse.synthetic import write_faces
 
 # A run on drawn faces that are made on the way: it needs no files.
@@ -47,7 +46,7 @@ def require_grain() -> None:
 
 
 def run_cases(quick: bool, size: int, data: Path, steps: int) -> Iterator[Case]:
-    arguments = {"experiment": "swin_nano" if quick else "swin_t", "size": size}
+    arguments = {"experiment": QUICK if quick else "swin_t", "size": size}
     arguments |= {"batch": 2 if quick else 16, "precision": "bfloat16", "steps": steps}
     label = f"{arguments['experiment']}, bfloat16, batch {arguments['batch']}, {steps} steps"
     yield Case(label, "runs:from_files", arguments | {"data": str(data)})
@@ -120,12 +119,11 @@ def from_files(
             command.train(config, Console(file=screen, width=200))
         whole = time.perf_counter() - started
         rows = read_rows(Path(config.workdir))
-        seconds = [row["train/seconds_per_step"] for row in rows if "train/loss" in row]
         losses = [row["train/loss"] for row in rows if "train/loss" in row]
         scores = [row["val/mIoU"] for row in rows if "val/mIoU" in row]
         return {
             "data": data if Path(data).is_dir() else "drawn",
-            "ms/step": 1000 * float(np.median(seconds)),
+            "ms/step": milliseconds(Path(config.workdir)),
             **watched[0].figures(),
             "loss first, last": [losses[0], losses[-1]],
             "val mIoU": scores[-1] if scores else None,
@@ -141,16 +139,18 @@ def read_rows(workdir: Path) -> list[dict[str, float]]:
 
 
 class Run:
-    """A process of `jaxparse.train` with this config; its screen is in WORKDIR.log."""
+    """A process of `jaxparse.train` in `workdir`, its screen in WORKDIR.log."""
 
-    def __init__(self, config: Config, **environment: str) -> None:
-        self.config, workdir = config, Path(config.workdir)
-        settings, self.log = workdir.with_suffix(".json"), workdir.with_suffix(".log")
-        settings.write_text(json.dumps(asdict(config)))
-        environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(workdir.parent / "programs"))
+    def __init__(
+        self, workdir: Path, experiment: str, changes: dict[str, Any], environment: dict[str, str]
+    ) -> None:
+        """On drawn faces, from scratch; `changes` are to the experiment's config."""
+        changes |= DRAWN | {"workdir": str(workdir), "log_every": 1, "init_weights": "none"}
+        self.log = workdir.with_suffix(".log")
+        environment = {"JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "programs")} | environment
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.gpu.runs", str(settings)],
+                [sys.executable, "-m", "benchmarks.gpu.runs", experiment, json.dumps(changes)],
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
@@ -176,10 +176,10 @@ def main() -> None:
     from jaxparse.train import train
     from jaxparse.training.checkpoint import quiet_aftermath
 
-    config = config_from(read_json(Path(sys.argv[1])), sys.argv[1])
+    config = replace(load_experiment(sys.argv[1]), **json.loads(sys.argv[2]))
     use_compilation_cache()
     quiet_aftermath()
-    cli.run(lambda: train(config, Console(width=200), "swin_t"))
+    cli.run(lambda: train(config, Console(width=200), sys.argv[1]))
 
 
 # (f) Kill and resume
@@ -192,39 +192,41 @@ def resume_cases(quick: bool, size: int) -> Iterator[Case]:
         ("compiled again at each start", "", False),
         ("deterministic, not autotuned, compiled again", FIXED, False),
     )
-    networks = ("swin_nano",) if quick else ("swin_t", "deeplabv3plus_r50_20k")
+    networks = (QUICK,) if quick else ("swin_t", "deeplabv3plus_r50_20k")
     for name, flags, cached in variants[:1] if quick else variants:
         for network in networks:
             arguments = {"experiment": network, "size": size, "cached": cached}
-            arguments |= {"steps": 8 if quick else 60}
+            arguments |= {"steps": 9 if quick else 60}
             yield Case(f"{network}, {name}", "runs:resume", arguments, flags)
 
 
 def resume(experiment: str, size: int, cached: bool, steps: int) -> Figures:
-    """A run killed behind its first checkpoint and resumed, beside an uninterrupted one."""
+    """A run killed behind its second checkpoint and resumed, beside an uninterrupted one.
+
+    The second is written when the first is complete.
+    """
     require_grain()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        config = replace(
-            load_experiment(experiment),
-            **{"image_size": size, "steps": steps, "eval_every": steps // 2, "log_every": 1},
-            **DRAWN,
-            init_weights="none",
-        )
-        whole = replace(config, workdir=str(folder / "whole"))
-        killed = replace(config, workdir=str(folder / "killed"))
-        environment = {} if cached else {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-        finish(Run(whole, **environment))
-        run = Run(killed, **environment)
-        run.wait_for(f"step {steps // 2 + 2}/")
+    third = steps // 3
+    changes = {"image_size": size, "steps": steps, "eval_every": third}
+    environment = {} if cached else {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    with tempfile.TemporaryDirectory() as folder:
+        whole, killed = Path(folder) / "whole", Path(folder) / "killed"
+        finish(Run(whole, experiment, changes, environment))
+        run = Run(killed, experiment, changes, environment)
+        run.wait_for(f"step {2 * third + 1}/")
         run.process.kill()
         run.process.wait()
-        finish(Run(killed, **environment))
-        if f"after step {steps // 2}" not in run.log.read_text():
+        finish(run := Run(killed, experiment, changes, environment))
+        if "resuming " not in run.log.read_text():
             raise SystemExit("the run was not resumed from its checkpoint")
-        seconds = [row["train/seconds_per_step"] for row in read_rows(Path(whole.workdir))[2:-1]
-                   if "train/loss" in row]  # fmt: skip
-        return differences(whole, killed) | {"ms/step": 1000 * float(np.median(seconds))}
+        load_experiment(experiment)  # may define its backbone
+        return differences(whole, killed) | {"ms/step": milliseconds(whole)}
+
+
+def milliseconds(workdir: Path) -> float:
+    """Median of a run's steps."""
+    rows = (row for row in read_rows(workdir) if "train/loss" in row)
+    return 1000 * float(np.median([row["train/seconds_per_step"] for row in rows]))
 
 
 def finish(run: Run) -> None:
@@ -233,14 +235,14 @@ def finish(run: Run) -> None:
         raise SystemExit(last_line(run.log.read_text()))
 
 
-def differences(whole: Config, resumed: Config) -> Figures:
+def differences(*workdirs: Path) -> Figures:
     """Of the states after the last step, of which grain's position is a part."""
     from jaxparse.data.loaders import make_train_loader
     from jaxparse.training.checkpoint import Checkpoints
     from jaxparse.training.steps import init_state
 
     states = []
-    for config in (whole, resumed):
+    for config in map(read_config, workdirs):
         start, loader = init_state(config, make_mesh()), make_train_loader(config)
         state, step, _ = Checkpoints(config.workdir).restore(start, loader)
         assert step == config.steps, step
@@ -260,21 +262,14 @@ def differences(whole: Config, resumed: Config) -> Figures:
 
 def fault_cases(quick: bool, size: int) -> Iterator[Case]:
     for name in ("terminated", "not_a_number", "out_of_memory"):
-        arguments = {"experiment": "swin_nano" if quick else "swin_b", "size": size}
+        arguments = {"experiment": QUICK if quick else "swin_b", "size": size}
         yield Case(name.replace("_", " "), f"runs:{name}", arguments)
-
-
-def start(folder: str, experiment: str, size: int, environment: dict, **changes: Any) -> Run:  # noqa: ANN401
-    require_grain()
-    changes |= DRAWN | {"image_size": size, "log_every": 1, "init_weights": "none"}
-    config = replace(load_experiment(experiment), **changes, workdir=str(Path(folder) / "run"))
-    return Run(config, **environment)
 
 
 def terminated(experiment: str, size: int) -> Figures:
     """SIGTERM: the run saves and ends."""
     with tempfile.TemporaryDirectory() as folder:
-        run = start(folder, experiment, size, {})
+        run = Run(Path(folder) / "run", experiment, {"image_size": size}, {})
         run.wait_for("step 3/")
         asked = time.perf_counter()
         run.process.send_signal(signal.SIGTERM)
@@ -283,19 +278,19 @@ def terminated(experiment: str, size: int) -> Figures:
 
 def not_a_number(experiment: str, size: int) -> Figures:
     """A learning rate that no weights survive."""
+    changes = {"image_size": size, "learning_rate": 1e30, "warmup_steps": 0}
     with tempfile.TemporaryDirectory() as folder:
-        changes = {"learning_rate": 1e30, "warmup_steps": 0}
-        return start(folder, experiment, size, {}, **changes).ended()
+        return Run(Path(folder) / "run", experiment, changes, {}).ended()
 
 
 def out_of_memory(experiment: str, size: int) -> Figures:
     """A share of a GPU's memory that does not hold the step."""
-    gpu = 'import jax; raise SystemExit(jax.default_backend() == "cpu")'
-    if subprocess.run([sys.executable, "-c", gpu]).returncode:
+    is_cpu = 'import jax; raise SystemExit(jax.default_backend() == "cpu")'
+    if subprocess.run([sys.executable, "-c", is_cpu]).returncode:
         raise SystemExit("only a GPU's memory can be bounded")
+    share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.04", "XLA_CLIENT_MEM_FRACTION": "0.04"}
     with tempfile.TemporaryDirectory() as folder:
-        share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.04", "XLA_CLIENT_MEM_FRACTION": "0.04"}
-        return start(folder, experiment, size, share).ended()
+        return Run(Path(folder) / "run", experiment, {"image_size": size}, share).ended()
 
 
 if __name__ == "__main__":
