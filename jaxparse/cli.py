@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import tyro
 
 BROKEN_PIPE = 141  # a shell's exit code for a program whose reader has left
+COMPILING = "loading the network (the first time it is compiled)"  # before the first picture
 
 T = TypeVar("T")
 
@@ -161,7 +162,19 @@ def progress_bar(console: Console) -> Progress:
     )
 
 
-def track(items: Iterable[T], total: int, doing: str, quiet: bool = False) -> Iterator[T]:
-    """The items, with a progress bar on stderr that is titled `doing`."""
+def track(
+    items: Iterable[T], total: int, doing: str, quiet: bool = False, first: str = ""
+) -> Iterator[T]:
+    """The items, with a progress bar on stderr that is titled `doing`.
+
+    `first` is the title until the first item is there, if that takes longer than the others: its
+    time counts in no estimate.
+    """
     with progress_bar(Console(stderr=True, quiet=quiet)) as progress:
-        yield from progress.track(items, total=total, description=doing)
+        task = progress.add_task(first or doing, total=total, start=not first)
+        for item in items:
+            if first and not progress.tasks[task].started:
+                progress.start_task(task)
+                progress.update(task, description=doing)
+            yield item
+            progress.advance(task)

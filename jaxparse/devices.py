@@ -48,8 +48,10 @@ AGAIN = "start all processes again with the same command to resume from the last
 def use_compilation_cache() -> None:
     """Keeps compiled programs on disk, so that only the first start of a command compiles.
 
-    In JAX_COMPILATION_CACHE_DIR, or else in ~/.cache/jaxparse.
+    In JAX_COMPILATION_CACHE_DIR, or else in ~/.cache/jaxparse. Small programs too: JAX leaves out
+    those that compile within a second, of which a start has a dozen.
     """
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     if jax.config.jax_compilation_cache_dir:
         return
     try:

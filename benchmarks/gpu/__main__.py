@@ -10,11 +10,13 @@ several calls.
 """
 
 import argparse
+import os
 import platform
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -27,13 +29,16 @@ from benchmarks.gpu.cases import Case, Figures, Results, as_text, run, table
 # Part -> its share of the time, in the order in which they run.
 SHARES = {
     "exact": 4,
-    "speed": 8,
-    "torch": 5,
-    "kernels": 1.5,
-    "train": 4,
+    "compile": 7,
+    "speed": 6,
+    "torch": 6,
+    "kernels": 1,
+    "train": 5,
     "resume": 4,
     "faults": 2,
 }
+# Parts that time nothing on the device run several cases at once, one for so many cores.
+PARALLEL, CORES = ("exact", "compile"), 4
 LEAST = 5  # seconds left, or a case is not tried
 
 
@@ -58,6 +63,7 @@ def cases_of(part: str, args: argparse.Namespace) -> Iterator[Case]:
     quick, size, peers, data = args.quick, args.image_size, args.shared / "peers", args.data_dir
     return {
         "exact": lambda: exact.cases(quick),
+        "compile": lambda: speed.compile_cases(quick, size),
         "speed": lambda: speed.cases(quick, size),
         "torch": lambda: speed.peer_cases(quick, size, peers),
         "kernels": lambda: kernels.cases(quick, size),
@@ -67,23 +73,38 @@ def cases_of(part: str, args: argparse.Namespace) -> Iterator[Case]:
     }[part]()
 
 
+def measure_part(
+    part: str, cases: list[Case], seconds: float, programs: Path
+) -> Iterator[tuple[Case, Figures]]:
+    """Each case with its figures, of those that there is time for."""
+    end = time.monotonic() + seconds
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(programs)}
+    workers = 1
+    if part in PARALLEL:
+        workers = max(1, (os.cpu_count() or 1) // CORES)
+        environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # they share the memory
+
+    def attempt(case: Case) -> Figures:
+        left = end - time.monotonic()
+        if left < LEAST:
+            return {"error": "no time left; the same command measures it"}
+        return run(case, left, environment)
+
+    with ThreadPoolExecutor(workers) as pool:
+        yield from zip(cases, pool.map(attempt, cases), strict=True)
+
+
 def measure(args: argparse.Namespace, results: Results, console: Console) -> None:
     """Every part in its share of the time that is left; prints a line for each case."""
-    end = time.monotonic() + 60 * args.minutes
+    end, programs = time.monotonic() + 60 * args.minutes, args.output.resolve().parent / "programs"
     for index, part in enumerate(args.parts):
         shares = [SHARES[name] for name in args.parts[index:]]
-        now = time.monotonic()
-        part_end = now + (end - now) * shares[0] / sum(shares)
-        for case in cases_of(part, args):
-            if results.has(part, case.name):
-                continue
-            left, started = part_end - time.monotonic(), time.monotonic()
-            none_left = {"error": "no time left; the same command measures it"}
-            figures = run(case, left) if left > LEAST else none_left
+        seconds = (end - time.monotonic()) * shares[0] / sum(shares)
+        missing = [case for case in cases_of(part, args) if not results.has(part, case.name)]
+        for case, figures in measure_part(part, missing, seconds, programs):
             results.put(part, case.name, figures)
             text = "; ".join(f"{k} {as_text(v)}" for k, v in figures.items())
-            took = f"{time.monotonic() - started:.0f} s"
-            console.print(f"{part}: {case.name} ({took}): {text}", markup=False, highlight=False)
+            console.print(f"{part}: {case.name}: {text}", markup=False, highlight=False)
 
 
 def parse() -> argparse.Namespace:

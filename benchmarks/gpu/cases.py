@@ -10,7 +10,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from rich.table import Table
@@ -19,6 +21,7 @@ from jaxparse.files import atomic_path
 
 ROOT = Path(__file__).parent.parent.parent
 QUICK = "tests/mini.py"  # the experiment with which this script is tried on a CPU
+NOTHING: Mapping[str, str] = MappingProxyType({})
 Figures = dict[str, Any]
 
 
@@ -31,17 +34,17 @@ class Case(NamedTuple):
     flags: str = ""  # added to XLA_FLAGS
 
 
-def run(case: Case, seconds: float) -> Figures:
+def run(case: Case, seconds: float, environment: Mapping[str, str] = NOTHING) -> Figures:
     """The case's figures, or {"error": one line} if it fails or takes longer."""
     arguments = [case.function, json.dumps(case.arguments)]
-    flags = f"{os.environ.get('XLA_FLAGS', '')} {case.flags}".strip()
+    flags = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {case.flags}".strip()}
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.gpu.cases", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": flags},
+        env={**os.environ, **environment, **flags},
         start_new_session=True,
     ) as process:
         try:

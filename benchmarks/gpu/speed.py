@@ -17,9 +17,8 @@ import numpy as np
 
 from benchmarks.gpu.cases import QUICK, Case, Figures, last_line
 from jaxparse.benchmark import median_seconds
-from jaxparse.classes import NUM_CLASSES
 from jaxparse.config import Config, load_experiment
-from jaxparse.devices import make_mesh, shard_batch
+from jaxparse.devices import make_mesh, shard_batch, use_compilation_cache
 from jaxparse.models.ops.resize import resize_logits
 from jaxparse.parsing.network import highest_class, make_logits_step
 from jaxparse.plan import compile_step, count_flops
@@ -45,6 +44,12 @@ def case(kind: str, name: str, experiment: str, size: int, batch: int, precision
     arguments |= {"batch": batch} if kind == "train" else {"batches": (1, 8)}
     label = f"{name}, {precision}" + (f", batch {batch}" if kind == "train" else "")
     return Case(f"{kind} {label}", f"speed:{kind}", arguments)
+
+
+def compile_cases(quick: bool, size: int) -> Iterator[Case]:
+    """The programs of `cases`, compiled several at a time and kept on disk."""
+    for case in cases(quick, size):
+        yield case._replace(arguments=case.arguments | {"compile_only": True})
 
 
 def cases(quick: bool, size: int) -> Iterator[Case]:
@@ -82,12 +87,15 @@ def random_batch(config: Config) -> dict[str, Any]:
     shape = (config.batch_size, side, side)
     return {
         "image": rng.integers(0, 256, (*shape, 3), np.uint8),
-        "label": rng.integers(0, NUM_CLASSES, shape, np.uint8),
+        "label": rng.integers(0, len(config.classes), shape, np.uint8),
     }
 
 
-def train(experiment: str, size: int, batch: int, precision: str) -> Figures:
+def train(
+    experiment: str, size: int, batch: int, precision: str, compile_only: bool = False
+) -> Figures:
     """A training step on random pictures; the plan is that of `jaxparse.plan`, not autotuned."""
+    use_compilation_cache()
     changes = {"image_size": size, "batch_size": batch, "precision": precision}
     config, mesh = replace(load_experiment(experiment), **changes), make_mesh()
     state, pictures = init_state(config, mesh), shard_batch(random_batch(config), mesh)
@@ -95,6 +103,8 @@ def train(experiment: str, size: int, batch: int, precision: str) -> Figures:
     traced = make_train_step(config).trace(state, pictures)
     step = traced.lower().compile()
     compile_s = time.perf_counter() - started
+    if compile_only:
+        return {"compile s": compile_s, "planned GB": compile_step(config, mesh).peak / 1e9}
 
     def once() -> jax.Array:
         nonlocal state
@@ -102,18 +112,19 @@ def train(experiment: str, size: int, batch: int, precision: str) -> Figures:
         return metrics.loss
 
     seconds = median_seconds(once, REPEATS)
-    figures = {
+    return {
         "ms": 1000 * seconds,
         "pictures/s": batch / seconds,
         "% of peak": share_of_peak(count_flops(traced.jaxpr), seconds, precision),
         "peak GB": peak_gb(),
     }
-    plan = compile_step(config, mesh).peak / 1e9
-    return figures | {"planned GB": plan, "compile s": compile_s}
 
 
-def infer(experiment: str, size: int, batches: list[int], precision: str) -> Figures:
+def infer(
+    experiment: str, size: int, batches: list[int], precision: str, compile_only: bool = False
+) -> Figures:
     """Pictures to classes at their size: network, upsampling, the highest logit."""
+    use_compilation_cache()
     config = replace(load_experiment(experiment), image_size=size)
     weights = jax.jit(lambda: init_state(config, make_mesh())[1:3])()
     network = make_logits_step(config, precision)
@@ -128,12 +139,13 @@ def infer(experiment: str, size: int, batches: list[int], precision: str) -> Fig
         started = time.perf_counter()
         traced = jax.jit(classes).trace(*weights, image)
         compiled = traced.lower().compile()
-        compile_s = time.perf_counter() - started
+        if compile_only:
+            figures[f"compile s, batch {batch}"] = time.perf_counter() - started
+            continue
         seconds = median_seconds(partial(compiled, *weights, image), REPEATS)
         share = share_of_peak(count_flops(traced.jaxpr), seconds, precision)
         figures |= {f"ms, batch {batch}": 1000 * seconds, f"% of peak, batch {batch}": share}
-        figures |= {f"compile s, batch {batch}": compile_s}
-    return figures | {"peak GB": peak_gb()}
+    return figures if compile_only else figures | {"peak GB": peak_gb()}
 
 
 def peer_cases(quick: bool, size: int, peers: Path) -> Iterator[Case]:

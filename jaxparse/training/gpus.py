@@ -170,7 +170,8 @@ GPUS = {
         bandwidth=3352,
         float32=494.7,
         half=989.4,
-    ),    "h200": GPU(
+    ),
+    "h200": GPU(
         name="NVIDIA H200",
         capability=(9, 0),
         cores=132,
