@@ -5,13 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import Array
 
 from jaxparse.config import Config, Precision
-from jaxparse.models import split_model
 from jaxparse.models.ops.resize import apply_class_first, resize_matrix
-from jaxparse.models.segmentor import normalise
 
 LONGEST_CHAIN = 128  # classes
 
@@ -57,6 +54,12 @@ def make_logits_step(config: Config, precision: Precision = "float32") -> Callab
 
     (params, batch_stats, image uint8 [B, H, W, 3]) -> decode logits float32 [B, h, w, C].
     """
+    # Not at the top: a network that is compiled already needs none of them.
+    from flax import nnx
+
+    from jaxparse.models import split_model
+    from jaxparse.models.segmentor import normalise
+
     graphdef, _, _ = split_model(config)
 
     def logits_step(params: dict[str, Any], batch_stats: dict[str, Any], image: Array) -> Array:

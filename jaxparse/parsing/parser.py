@@ -27,7 +27,7 @@ from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxparse.classes import Classes, becomes
-from jaxparse.config import Config, Precision
+from jaxparse.config import Config, Precision, config_json
 from jaxparse.data.images import as_picture
 from jaxparse.data.sources import resize_image
 from jaxparse.devices import local_devices, make_mesh, replicated
@@ -37,6 +37,7 @@ from jaxparse.parsing.faces import Detector, load_detector, nearest_first
 from jaxparse.parsing.network import make_logits_step
 from jaxparse.parsing.results import Parsing, Photograph, Picture, PictureLike
 from jaxparse.parsing.tiles import Level
+from jaxparse.programs import Program
 from jaxparse.weights.files import SHIPPED
 from jaxparse.weights.find import load_network
 from jaxparse.weights.hub import fetch
@@ -99,7 +100,10 @@ class Parser:
         mesh = make_mesh(devices if config.batch_size % len(devices) == 0 else devices[:1])
         self._sharding = NamedSharding(mesh, PartitionSpec("data"))
         weights = jax.device_put((params, batch_stats), replicated(mesh))
-        self._network = partial(make_logits_step(config, test_time.precision), *weights)
+        make = partial(make_logits_step, config, test_time.precision)
+        # The others of its fields might change the network.
+        about = config_json(replace(config, batch_size=1, accumulate_steps=1, num_workers=1))
+        self._network = partial(Program(make, about, test_time.precision), *weights)
 
     @classmethod
     def load(
