@@ -9,16 +9,17 @@ user names one; on CPUs alone.
 import os
 import pickle
 import zlib
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import jaxlib
 from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
 
 from jaxparse.files import atomic_path
 
@@ -44,7 +45,7 @@ def _place(what: str, about: tuple[object, ...]) -> Path | None:
     if not folder or not jax.config.jax_enable_compilation_cache:
         return None
     settings = jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision
-    versions = jax.__version__, jaxlib.__version__, os.environ.get("XLA_FLAGS"), settings
+    versions = version("jax"), version("jaxlib"), os.environ.get("XLA_FLAGS"), settings
     digest = sha256(repr((about, versions, code())).encode()).hexdigest()
     return Path(folder) / f"jaxparse-{what}-{digest}"
 
@@ -65,6 +66,21 @@ def remember(what: str, about: tuple[object, ...], compute: Callable[[], T]) -> 
         with atomic_path(path) as temporary:
             temporary.write_bytes(zlib.compress(pickle.dumps(value), 1))
     return value
+
+
+@contextmanager
+def _compiling_anew() -> Iterator[None]:
+    """Within the block JAX reads no compiled program: those cannot be serialised again.
+
+    They lose functions, and fail when they run ("Function ... not found", jax 0.10.2 on a CPU).
+    """
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # or it would not look at the setting
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+        compilation_cache.reset_cache()
 
 
 class Program:
@@ -88,7 +104,10 @@ class Program:
         about = *self._about, shapes, str(jax.tree.structure(args))
 
         def compiled() -> tuple[Any, ...]:
-            return serialize_executable.serialize(self._make().lower(*args).compile())
+            with _compiling_anew():
+                whole = serialize_executable.serialize(self._make().lower(*args).compile())
+            jax.block_until_ready(serialize_executable.deserialize_and_load(*whole)(*args))
+            return whole  # it runs
 
         if _place("program", about) is None:
             return self._make()

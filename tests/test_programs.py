@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from jaxparse import programs
 from jaxparse.programs import Program, remember
@@ -22,6 +24,17 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "programs"))
     yield tmp_path / "programs"
     jax.config.update("jax_compilation_cache_dir", before)
+
+
+@contextmanager
+def jax_compiles_all() -> Iterator[None]:
+    """JAX keeps small programs as well."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update(name, before)
 
 
 class Counted:
@@ -115,6 +128,25 @@ def test_a_damaged_program_is_made_again(folder: Path) -> None:
     second = double(2)
     assert run(Program(second, "double"), 2) == [6, 6]
     assert second.calls == 1
+
+
+def test_programs_that_jax_has_compiled_already_are_compiled_anew(folder: Path) -> None:
+    """Read by JAX from its own folder, they could not be kept: they fail when they run again."""
+
+    def network(weights: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        x = jnp.exp(x) @ weights["w"]
+        return jax.nn.softmax(x * jax.lax.rsqrt((x**2).mean(-1, keepdims=True)))
+
+    with jax_compiles_all():
+        before = run(jax.jit(network), 32, 32)
+        jax.clear_caches()
+        assert run(jax.jit(network), 32, 32) == before  # from the folder
+    jax.clear_caches()
+    made = Counted(jax.jit(network))
+    for _ in range(2):
+        assert run(Program(made, "network"), 32, 32) == before
+    assert made.calls == 1
+    assert jax.config.jax_enable_compilation_cache
 
 
 def test_on_other_devices_jax_keeps_the_program(
