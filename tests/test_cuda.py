@@ -2,11 +2,14 @@
 
 import logging
 import re
+from types import SimpleNamespace
 
 import pytest
 
 from jaxparse import cli, cuda
 from jaxparse.devices import all_devices, unused_gpu
+from jaxparse.train import advice_on_memory
+from tests.refusal import refuses
 
 NO_DRIVER = (
     "jaxlib/cuda/versions_helpers.cc:135: operation cuInit(0) failed: Unknown CUDA error 303; "
@@ -64,6 +67,22 @@ def test_out_of_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.print_error(RuntimeError(f"{FULL}\nBufferAssignment OOM Debugging.\n")) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "kind, device", [("NVIDIA H100 80GB HBM3", "h100"), ("cpu", "cpu"), ("NVIDIA X", "GPU")]
+)
+def test_a_run_that_does_not_fit_names_the_plan(
+    monkeypatch: pytest.MonkeyPatch, kind: str, device: str
+) -> None:
+    monkeypatch.setattr("jax.local_devices", lambda: [SimpleNamespace(device_kind=kind)])
+    with (
+        refuses(f"jaxparse.plan --exp swin_b --device {device}", "--remat"),
+        advice_on_memory("swin_b"),
+    ):
+        raise RuntimeError(FULL)
+    with pytest.raises(RuntimeError, match="shapes differ"), advice_on_memory("swin_b"):
+        raise RuntimeError("INVALID_ARGUMENT: shapes differ")
 
 
 def test_a_plugin_that_fails_is_one_line_of_the_log(
