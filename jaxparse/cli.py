@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from jaxparse import interrupts
+from jaxparse import cuda, interrupts
 from jaxparse.classes import Classes, load_classes
 from jaxparse.files import FaultsError, being_read
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import tyro
 
 BROKEN_PIPE = 141  # a shell's exit code for a program whose reader has left
+COMPILING = "loading the network (the first time it is compiled)"  # before the first picture
 
 T = TypeVar("T")
 
@@ -100,9 +101,11 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """Exits with the code that `main` returns (None is 0), or with one line on stderr.
 
     Errors that users can fix are ValueError (bad input) or OSError (disk full, no permission) and
-    exit with 1; a FaultsError has several lines. Ctrl-C exits with 130. Any other error is a bug
-    and keeps its traceback. Python's warnings are shown as one line each.
+    exit with 1; a FaultsError has several lines. So do errors of a GPU that `cuda` explains. Ctrl-C
+    exits with 130. Any other error is a bug and keeps its traceback. Python's warnings are shown as
+    one line each.
     """
+    cuda.shorten_logs()
     warnings.showwarning = show_warning
     warnings.filterwarnings("always", module="PIL")  # for each picture
     # Pillow's of half the size that it refuses: in a message of our own.
@@ -123,6 +126,9 @@ def print_error(error: BaseException) -> int:
     if isinstance(error, (OSError, ValueError)):
         lines = isinstance(error, FaultsError)
         print("error:", error if lines else " ".join(str(error).split()), file=sys.stderr)
+        return 1
+    if isinstance(error, RuntimeError) and (line := cuda.explained(str(error))):
+        print("error:", line, file=sys.stderr)
         return 1
     if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
@@ -156,7 +162,19 @@ def progress_bar(console: Console) -> Progress:
     )
 
 
-def track(items: Iterable[T], total: int, doing: str, quiet: bool = False) -> Iterator[T]:
-    """The items, with a progress bar on stderr that is titled `doing`."""
+def track(
+    items: Iterable[T], total: int, doing: str, quiet: bool = False, first: str = ""
+) -> Iterator[T]:
+    """The items, with a progress bar on stderr that is titled `doing`.
+
+    `first` is the title until the first item is there, if that takes longer than the others: its
+    time counts in no estimate.
+    """
     with progress_bar(Console(stderr=True, quiet=quiet)) as progress:
-        yield from progress.track(items, total=total, description=doing)
+        task = progress.add_task(first or doing, total=total, start=not first)
+        for item in items:
+            if first and not progress.tasks[task].started:
+                progress.start_task(task)
+                progress.update(task, description=doing)
+            yield item
+            progress.advance(task)

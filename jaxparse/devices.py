@@ -28,6 +28,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxparse.cli import print_error
+from jaxparse.cuda import plugin_fault
 from jaxparse.files import reason
 
 Batch = dict[str, Array]
@@ -47,8 +48,10 @@ AGAIN = "start all processes again with the same command to resume from the last
 def use_compilation_cache() -> None:
     """Keeps compiled programs on disk, so that only the first start of a command compiles.
 
-    In JAX_COMPILATION_CACHE_DIR, or else in ~/.cache/jaxparse.
+    In JAX_COMPILATION_CACHE_DIR, or else in ~/.cache/jaxparse. Small programs too: JAX leaves out
+    those that compile within a second, of which a start has a dozen.
     """
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     if jax.config.jax_compilation_cache_dir:
         return
     try:
@@ -65,10 +68,12 @@ def all_devices() -> list[jax.Device]:
     try:
         return jax.devices()
     except (AssertionError, RuntimeError) as error:  # an assertion where a plugin is missing
+        if fault := plugin_fault():
+            raise ValueError(fault) from error
         asked = jax.config.jax_platforms or "the default"
         raise ValueError(
             f"JAX cannot use its platform {asked} ({reason(error)}); unset JAX_PLATFORMS, or for a "
-            "GPU install pip install 'jaxparse[cuda12]'"
+            "GPU: pip install 'jaxparse[cuda13]' (with a driver older than 580: 'jaxparse[cuda12]')"
         ) from error
 
 
@@ -120,6 +125,8 @@ def unused_gpu() -> str | None:
     """A line on an NVIDIA GPU that is present and that JAX cannot use, None if there is none."""
     present = Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi")
     if not present or jax.default_backend() != "cpu" or os.environ.get("JAX_PLATFORMS") == "cpu":
+        return None
+    if plugin_fault():  # JAX has said so
         return None
     return (
         "this machine has an NVIDIA GPU that JAX cannot use, so the CPU computes; install JAX for "

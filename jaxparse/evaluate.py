@@ -109,7 +109,8 @@ def evaluate_network(parser: Parser, config: Config, split: str) -> list[Counts]
     source = make_source(config, split)
     mine = range(jax.process_index(), len(source), jax.process_count())
     evaluated = evaluate_pictures(parser, source, config.num_workers, mine)
-    evaluated = cli.track(evaluated, len(mine), "evaluating", quiet=jax.process_index() > 0)
+    quiet = jax.process_index() > 0
+    evaluated = cli.track(evaluated, len(mine), "evaluating", quiet, first=cli.COMPILING)
     return gather([counts for _, counts in evaluated], len(source), len(config.classes))
 
 

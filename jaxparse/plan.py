@@ -45,7 +45,7 @@ class PlanOptions:
 
     device: str = "cpu"
     """Device to plan for: cpu (this machine's), rtx2080ti, t4, v100, rtx3090, rtx4090, l4, a100,
-    a100-80 or h100."""
+    a100-80, h100 or h200."""
 
 
 class Plan(NamedTuple):

@@ -98,7 +98,7 @@ def write_masks(
     """
     written = predict_files(parser, stems, writers, num_workers)
     bad = faceless = 0
-    for fault in cli.track(written, len(stems), "predicting"):
+    for fault in cli.track(written, len(stems), "predicting", first=cli.COMPILING):
         if fault is not None:
             faceless += isinstance(fault, NoFaceError)
             bad += not isinstance(fault, NoFaceError)

@@ -4,17 +4,19 @@ Data, model, state, loop. The loop never waits for the step it has just dispatch
 loss of the step before, so the next batch is decoded and copied while the device computes.
 """
 
+import re
 import runpy
 import sys
 from collections import deque
-from contextlib import ExitStack, closing, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
 from rich.console import Console
 
-from jaxparse import cli
+from jaxparse import cli, cuda
 from jaxparse.cli import show
 from jaxparse.config import SYNTHETIC, Config, parse_arguments, require_same_run, save_config
 from jaxparse.data.identity import require_same_data, save_identity
@@ -40,6 +42,7 @@ from jaxparse.models.parameters import parameters_table
 from jaxparse.scoring.scores import Scores
 from jaxparse.scoring.tables import scores_table
 from jaxparse.training.checkpoint import Checkpoints, has_checkpoint, quiet_aftermath
+from jaxparse.training.gpus import key_of
 from jaxparse.training.interval import Interval, log_line, require_finite_state
 from jaxparse.training.logs import MetricsLog
 from jaxparse.training.steps import TrainState, make_train_step, start_state
@@ -68,6 +71,22 @@ def finish(
     show(console, f"masks of your pictures: {cli.line_for_shell('predict', *words)}")
 
 
+@contextmanager
+def advice_on_memory(exp: str) -> Iterator[None]:
+    """Raises ValueError naming `jaxparse.plan` where the block needs more than the device has."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not re.search(cuda.OUT_OF_MEMORY, str(error)):
+            raise
+        device = key_of(jax.local_devices()[0].device_kind)
+        command = cli.line_for_shell("plan", "--exp", exp, "--device", device)
+        raise ValueError(
+            f"the training step does not fit the device's memory; {command}, with the run's other "
+            "flags, finds what makes it fit, such as --precision bfloat16 --remat"
+        ) from error
+
+
 def train(config: Config, console: Console, exp: str = "NAME") -> int:
     """Runs `config` to its end, or resumes it where its workdir stopped; returns the exit code.
 
@@ -88,7 +107,8 @@ def train(config: Config, console: Console, exp: str = "NAME") -> int:
     with sole_run(config.workdir) if jax.process_index() == 0 else nullcontext():
         require_same_run(config)
         require_same_data(config)
-        return run_steps(config, console, mesh, weights)
+        with advice_on_memory(exp):
+            return run_steps(config, console, mesh, weights)
 
 
 def run_steps(config: Config, console: Console, mesh: Mesh, weights: Path | None) -> int:

@@ -14,7 +14,7 @@ from tests.conftest import Nano
 
 def share_program(patch: pytest.MonkeyPatch, nano: Nano) -> None:
     """Parsers of the mini network take `nano`'s compiled program; the weights are their own."""
-    patch.setattr(parser, "make_logits_step", lambda config: nano.network.func)
+    patch.setattr(parser, "make_logits_step", lambda config, precision: nano.network.func)
 
 
 def face(index: int, size: tuple[int, int]) -> np.ndarray:

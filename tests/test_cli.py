@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.progress import Progress
 
-from jaxparse import interrupts
+from jaxparse import cli, interrupts
 from jaxparse.cli import command, line_for_shell, prog, run, show, track
 from jaxparse.files import FaultsError, reading
 
@@ -160,3 +162,19 @@ def test_track_yields_the_items_and_shows_how_far_it_is(
     assert out == "" and "counting" in err and "3/3" in err
     assert list(track("abc", 3, "counting", quiet=True)) == ["a", "b", "c"]
     assert capsys.readouterr() == ("", "")
+
+
+def test_until_the_first_item_the_bar_has_another_title_and_no_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bar, seen = Progress(disable=True), []
+
+    def items() -> Iterator[str]:
+        for item in "ab":
+            seen.append((bar.tasks[0].description, bar.tasks[0].started))
+            yield item
+
+    monkeypatch.setattr(cli, "progress_bar", lambda console: bar)
+    assert list(track(items(), 2, "predicting", first="compiling")) == ["a", "b"]
+    assert seen == [("compiling", False), ("predicting", True)]
+    assert bar.tasks[0].completed == 2

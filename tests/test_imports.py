@@ -7,10 +7,12 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "jaxparse"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-GROUND = ("classes", "config", "fields", "files", "cli", "interrupts", "devices")
+GROUND = ("classes", "config", "fields", "files", "cli", "cuda", "interrupts", "devices")
+GROUND += ("programs",)
 # Lower rooms first; a module may import its own room and those below.
 ROOMS = (GROUND, ("data", "models"), ("weights", "scoring"), ("parsing",), ("training",))
-WITHOUT_JAX = ("classes", "config", "fields", "files", "cli", "interrupts", "data", "scoring")
+WITHOUT_JAX = ("classes", "config", "fields", "files", "cli", "cuda", "interrupts")
+WITHOUT_JAX += ("data", "scoring")
 LATE = ("torch", "timm", "transformers", "tensorflow", "mtcnn", "grain", "tyro")
 
 

@@ -1,98 +1,25 @@
-"""Networks: name -> builder."""
+"""Networks: `builders` has the table, the other modules the parts, `ops` the exact operations."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-from flax import nnx
-
-from jaxparse.config import Config
-from jaxparse.files import brief
-from jaxparse.models import bisenet, parsenet, resnet, segformer, slim, swin, vit
-from jaxparse.models.deeplab import DeepLabHead
-from jaxparse.models.parsenet import ParseNetHead
-from jaxparse.models.psanet import PSAHead
-from jaxparse.models.segface import SegFaceHead
-from jaxparse.models.segformer import MMSegformerHead, SegformerHead
-from jaxparse.models.segmentor import AUXILIARY_STAGE, FCNHead, Segmentor
-from jaxparse.models.upernet import UPerHead
-
-BACKBONES = (*swin.SIZES, *segformer.SIZES, *vit.SIZES)
-BACKBONES += (*resnet.SIZES, *bisenet.SIZES, *slim.SIZES, *parsenet.SIZES)
-HEADS: dict[str, Callable[..., nnx.Module]] = {
-    "upernet": UPerHead,
-    "deeplabv3plus": DeepLabHead,
-    "psanet": PSAHead,
-    "segformer": SegformerHead,
-    "segformer_mmseg": MMSegformerHead,
-    "segface": SegFaceHead,
-    "parsenet": ParseNetHead,
-}
-
-
-# They pool a map to one pixel per picture and batch-normalise it: over a single picture the output
-# is constant and the running variance goes to 0. torch refuses that.
-POOLING_HEADS = ("upernet", "deeplabv3plus", "bisenet")
-
-
-def fewest_pictures(config: Config) -> int:
-    """Pictures that a training step needs at once for the network's batch norms."""
-    return 2 if config.head in POOLING_HEADS else 1
-
-
-def require_enough_pictures(config: Config) -> None:
-    """Raises ValueError if batch norm would see a single value per channel."""
-    pictures, fewest = config.batch_size // config.accumulate_steps, fewest_pictures(config)
-    if pictures < fewest:
-        raise ValueError(
-            f"the head {config.head} needs {fewest} pictures at once for its batch norm, and "
-            f"--batch-size {config.batch_size} in {config.accumulate_steps} parts gives "
-            f"{pictures}: raise --batch-size or lower --accumulate-steps"
-        )
-
-
-def build_backbone(config: Config, rngs: nnx.Rngs) -> nnx.Module:
-    """The backbone of `config`; its `channels` are those of its four maps.
-
-    Raises ValueError for an unknown name.
-    """
-    if config.backbone in swin.SIZES:
-        return swin.Swin(swin.SIZES[config.backbone], config.drop_path_rate, rngs=rngs)
-    if config.backbone in segformer.SIZES:
-        size = segformer.SIZES[config.backbone]
-        return segformer.MiT(size, config.drop_path_rate, rngs=rngs)
-    if config.backbone in vit.SIZES:
-        return vit.ViT(vit.SIZES[config.backbone], config.drop_path_rate, rngs=rngs)
-    if config.backbone in resnet.SIZES:
-        return resnet.ResNet(resnet.SIZES[config.backbone], rngs=rngs)
-    if config.backbone in bisenet.SIZES:
-        return bisenet.BasicResNet(bisenet.SIZES[config.backbone], rngs=rngs)
-    if config.backbone in slim.SIZES:
-        return slim.SlimResNet(*slim.SIZES[config.backbone], rngs=rngs)
-    if config.backbone in parsenet.SIZES:
-        return parsenet.ParseNet(*parsenet.SIZES[config.backbone], rngs=rngs)
-    known = ", ".join(BACKBONES)
-    raise ValueError(f"there is no backbone {brief(config.backbone)}; give one of: {known}")
-
-
-def build_model(config: Config, key: jax.Array) -> Segmentor | bisenet.BiSeNet:
-    """The network of `config`, randomly initialised. Raises ValueError for an unknown backbone."""
-    rngs = nnx.Rngs(key)
-    backbone = build_backbone(config, rngs)
-    if config.head == "bisenet":  # has its own channels and auxiliary outputs, and no dropout
-        return bisenet.BiSeNet(backbone, len(config.classes), rngs=rngs)
-    rest = (len(config.classes), config.dropout_rate)
-    head = HEADS[config.head](backbone.channels, config.head_channels, *rest, rngs=rngs)
-    if not config.auxiliary_channels:
-        return Segmentor(backbone, head)
-    auxiliary = FCNHead(
-        backbone.channels[AUXILIARY_STAGE], config.auxiliary_channels, *rest, rngs=rngs
+if TYPE_CHECKING:  # what __getattr__ imports, for type checkers and editors
+    from jaxparse.models.builders import (
+        BACKBONES,
+        build_backbone,
+        build_model,
+        fewest_pictures,
+        require_enough_pictures,
+        split_model,
     )
-    return Segmentor(backbone, head, auxiliary)
+
+__all__ = ["BACKBONES", "build_backbone", "build_model", "fewest_pictures"]
+__all__ += ["require_enough_pictures", "split_model"]
 
 
-def split_model(config: Config) -> tuple[nnx.GraphDef, dict[str, Any], dict[str, Any]]:
-    """Graph definition, params and batch_stats of the network, the arrays abstract."""
-    model = nnx.eval_shape(lambda: build_model(config, jax.random.key(0)))
-    graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    # Imported here: flax takes 0.3 s, and a compiled network that is on disk needs only the ops.
+    if name not in __all__:
+        raise AttributeError(f"module jaxparse.models has no attribute {name}")
+    from jaxparse.models import builders
+
+    return getattr(builders, name)

@@ -5,13 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import Array
 
-from jaxparse.config import Config
-from jaxparse.models import split_model
+from jaxparse.config import Config, Precision
 from jaxparse.models.ops.resize import apply_class_first, resize_matrix
-from jaxparse.models.segmentor import normalise
 
 LONGEST_CHAIN = 128  # classes
 
@@ -52,15 +49,21 @@ def predict_label(
     return highest_class(apply_class_first(logits[None], *matrices))[0]
 
 
-def make_logits_step(config: Config) -> Callable[..., Array]:
-    """The compiled network in evaluation mode.
+def make_logits_step(config: Config, precision: Precision = "float32") -> Callable[..., Array]:
+    """The compiled network in evaluation mode, its feature maps of the type `precision`.
 
     (params, batch_stats, image uint8 [B, H, W, 3]) -> decode logits float32 [B, h, w, C].
     """
+    # Not at the top: a network that is compiled already needs none of them.
+    from flax import nnx
+
+    from jaxparse.models import split_model
+    from jaxparse.models.segmentor import normalise
+
     graphdef, _, _ = split_model(config)
 
     def logits_step(params: dict[str, Any], batch_stats: dict[str, Any], image: Array) -> Array:
         model = nnx.merge(graphdef, params, batch_stats)
-        return model(normalise(image, config)).decode
+        return model(normalise(image, config).astype(precision)).decode
 
     return jax.jit(logits_step)

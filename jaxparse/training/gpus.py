@@ -171,4 +171,24 @@ GPUS = {
         float32=494.7,
         half=989.4,
     ),
+    "h200": GPU(
+        name="NVIDIA H200",
+        capability=(9, 0),
+        cores=132,
+        lanes=128,
+        threads=2048,
+        shared=228,
+        l2=50,
+        clock=1.98,
+        memory=139.8,
+        bandwidth=4800,
+        float32=494.7,
+        half=989.4,
+    ),
 }
+
+
+def key_of(name: str) -> str:
+    """The key in GPUS, or cpu, of a device by JAX's name for its kind; GPU if it is not there."""
+    known = {gpu.name: key for key, gpu in GPUS.items()} | {"cpu": "cpu"}
+    return known.get(name, "GPU")

@@ -1,12 +1,13 @@
 """What users name as weights -> the network: a file, a run's folder, a name on the hub."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from jaxparse import cli
 from jaxparse.classes import CELEBAMASK
-from jaxparse.config import Config, load_experiment, read_config, scored_in
-from jaxparse.models import split_model
+from jaxparse.config import Config, config_json, load_experiment, read_config, scored_in
+from jaxparse.programs import remember
 from jaxparse.weights.files import BEST_WEIGHTS, load_weights, network_fields
 from jaxparse.weights.hub import fetch, is_hub_name
 
@@ -53,11 +54,19 @@ def load_network(
         config = scored_in(load_experiment(exp), classes, None)
     else:
         config = read_config(weights) if Path(weights).is_dir() else config_of_weights(path)
-    try:
-        _, params, batch_stats = split_model(config)
-    except ValueError as error:  # a backbone of another version
-        raise ValueError(f"{weights}: {error}") from error
-    return config, *load_weights(path, config, params, batch_stats)
+
+    def shapes() -> list[dict[str, Any]]:
+        from jaxparse.models import split_model  # here: it needs flax, the remembered ones do not
+
+        try:
+            return list(split_model(config)[1:])
+        except ValueError as error:  # a backbone of another version
+            raise ValueError(f"{weights}: {error}") from error
+
+    about = config_json(config)
+    with suppress(ValueError):  # an experiment may have changed its own backbone meanwhile
+        return config, *load_weights(path, config, *remember("shapes", (about,), shapes))
+    return config, *load_weights(path, config, *shapes())
 
 
 def find_init_weights(config: Config, exp: str) -> Path | None:

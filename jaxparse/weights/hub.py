@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, TypeVar
 
 from jaxparse import cli
 from jaxparse.files import brief, read_json, reason
-from jaxparse.weights.conversion import convert
 from jaxparse.weights.files import HUB_FILE, is_ours, save_weights
 from jaxparse.weights.foreign import INDEX, read_checkpoint
 
@@ -133,6 +132,8 @@ def fetch(name: str) -> Path:
     Raises ValueError if the repository cannot be reached or holds no network that is known.
     """
     from huggingface_hub import cached_assets_path
+
+    from jaxparse.weights.conversion import convert  # here: it needs all networks and flax
 
     folder = download(name)
     checkpoint = checkpoint_in(folder, name)

@@ -82,6 +82,21 @@ def test_paths_pictures_and_arrays_are_the_same(make_parser: Callable, tmp_path:
     np.testing.assert_array_equal(single.mask, results[0].mask)
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("precision, rounding", [("bfloat16", 2.0**-8), ("float16", 2.0**-11)])
+def test_16_bits_round_the_logits(nano: Nano, precision: str, rounding: float) -> None:
+    picture = face(0, (64, 64))
+    exact, rounded = (
+        Parser(nano.config, nano.params, nano.batch_stats, TestTime(precision=p))(picture)
+        for p in ("float32", precision)
+    )
+    logits, ours = (np.asarray(parsing.levels[0].logits) for parsing in (exact, rounded))
+    assert logits.dtype == ours.dtype == np.float32
+    error = np.sqrt(np.mean((ours - logits) ** 2) / np.mean(logits**2))
+    assert rounding / 10 < error < 10 * rounding
+    assert (exact.mask == rounded.mask).mean() > 0.95
+
+
 def test_what_a_parsing_tells(make_parser: Callable, tmp_path: Path) -> None:
     image = face(2, (40, 60))
     result = make_parser()(image)

@@ -8,7 +8,7 @@ import pytest
 
 from jaxparse import Parser
 from jaxparse.config import load_experiment
-from jaxparse.weights import hub
+from jaxparse.weights import conversion, hub
 from jaxparse.weights.conversion import convert
 from jaxparse.weights.files import read_weights
 from jaxparse.weights.find import load_network
@@ -51,7 +51,7 @@ def test_a_network_of_another_package_is_converted_once(
     assert (config.backbone, config.head, config.head_channels) == ("swin_nano", "upernet", 64)
     assert (config.image_mean, config.resize_filter) == ((127.5,) * 3, "bicubic")
     assert config.image_size == 96
-    monkeypatch.setattr(hub, "convert", None)  # it is not called again
+    monkeypatch.setattr(conversion, "convert", None)  # it is not called again
     assert fetch(f"{NAME}@main") == path
 
 
