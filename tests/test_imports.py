@@ -9,9 +9,16 @@ PACKAGE = Path(__file__).parent.parent / "jaxparse"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 GROUND = ("classes", "config", "fields", "files", "cli", "interrupts", "devices")
 # Lower rooms first; a module may import its own room and those below.
-ROOMS = (GROUND, ("data", "models"), ("weights", "scoring"), ("parsing",), ("training",))
+ROOMS = (
+    GROUND,
+    ("data", "models"),
+    ("weights", "scoring"),
+    ("parsing", "exporting"),
+    ("training",),
+)
 WITHOUT_JAX = ("classes", "config", "fields", "files", "cli", "interrupts", "data", "scoring")
 LATE = ("torch", "timm", "transformers", "tensorflow", "mtcnn", "grain", "tyro")
+LATE += ("onnx", "onnxruntime")
 
 
 def room(path: Path) -> str:

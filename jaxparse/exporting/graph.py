@@ -33,7 +33,7 @@ class Graph:
     def __init__(self, program: Program) -> None:
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
-        self._named: dict[bytes, str] = {}
+        self._named: dict[tuple[str, Shape, bytes], str] = {}
         self._values = {var: Value(array, array.shape) for var, array in program.constants.items()}
         self._pictures = program.image.aval.shape[0]
         self._values[program.image] = Value("image", program.image.aval.shape)
@@ -53,7 +53,7 @@ class Graph:
 
         if isinstance(held, str):
             return held
-        key = b"%s %s " % (str(held.dtype).encode(), str(held.shape).encode()) + held.tobytes()
+        key = held.dtype.str, held.shape, held.tobytes()
         if key not in self._named:
             self._named[key] = f"constant_{len(self._named)}"
             self.initializers.append(numpy_helper.from_array(held, self._named[key]))
@@ -91,7 +91,8 @@ class Graph:
 
     def give(self, eqn: JaxprEqn, held: str | np.ndarray, shape: Shape | None = None) -> None:
         """Sets the result of an operation, of its full shape unless another is given."""
-        self._values[eqn.outvars[0]] = Value(held, eqn.outvars[0].aval.shape if not shape else shape)
+        var = eqn.outvars[0]
+        self._values[var] = Value(held, shape or var.aval.shape)
 
     def reshape(self, held: str | np.ndarray, shape: Shape) -> str | np.ndarray:
         """The value in another shape."""

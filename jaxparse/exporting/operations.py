@@ -5,11 +5,12 @@ Meanings: docs.jax.dev (jax.lax) and onnx.ai/onnx/operators. Dimensions in comme
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
-from jax.extend.core import JaxprEqn
+from jax.extend.core import JaxprEqn, Literal, Var
 
-from jaxparse.exporting.graph import Graph, Shape, is_static
+from jaxparse.exporting.graph import Graph, Shape, Value
 
 Lowering = Callable[[Graph, JaxprEqn], None]
 
@@ -20,13 +21,11 @@ def elementwise(kind: str, graph: Graph, eqn: JaxprEqn) -> None:
     graph.give(eqn, graph.node(kind, *(value.held for value in values)), _common(values))
 
 
-def _common(values: Sequence) -> Shape:
+def _common(values: Sequence[Value]) -> Shape:
+    """The shape that numpy's broadcasting gives."""
     rank = max(len(value.shape) for value in values)
-    full = [value.shape for value in values if len(value.shape) == rank]
-    return tuple(
-        next((size for size in sizes if not (is_static([size]) and size == 1)), 1)
-        for sizes in zip(*full, strict=True)
-    )
+    shapes = [value.shape for value in values if len(value.shape) == rank]  # others are scalars
+    return tuple(next((n for n in lengths if n != 1), 1) for lengths in zip(*shapes, strict=True))
 
 
 def identity(graph: Graph, eqn: JaxprEqn) -> None:
@@ -137,23 +136,21 @@ def gather(graph: Graph, eqn: JaxprEqn) -> None:
         held = graph.cut(held, places.tolist(), ends, axes)
         graph.give(eqn, graph.reshape(held, eqn.outvars[0].aval.shape))
         return
-    rows = _rows_and_columns(places)
-    others = [axis for axis in range(len(sizes)) if axis not in axes]
-    if numbers.collapsed_slice_dims != axes or numbers.offset_dims != tuple(others):
-        raise NotImplementedError(f"gather with {numbers}")
-    for axis, chosen in zip(axes, rows, strict=True):
+    others = tuple(axis for axis in range(len(sizes)) if axis not in axes)
+    if numbers.collapsed_slice_dims != axes or numbers.offset_dims != others:
+        raise NotImplementedError(f"with {numbers}")
+    for axis, chosen in zip(axes, _rows_and_columns(places), strict=True):
         held = graph.node("Gather", held, chosen.astype(np.int64), axis=axis)
     graph.give(eqn, held)
 
 
-def _rows_and_columns(places: np.ndarray) -> list[np.ndarray]:
-    """Places [R, C, 2] that are a grid -> its rows [R] and columns [C]; for any number of axes."""
-    rank = places.ndim - 1
-    lines = [np.moveaxis(places[..., i], i, 0).reshape(len_, -1)[:, 0] for i, len_ in
-             enumerate(places.shape[:-1])]
-    if rank != places.shape[-1] or (np.stack(np.meshgrid(*lines, indexing="ij"), -1) != places).any():
-        raise NotImplementedError("gather at places that are not a grid")
-    return lines
+def _rows_and_columns(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places [R, C, 2] that are a grid -> its rows [R] and its columns [C]."""
+    if places.ndim == 3 and places.shape[-1] == 2:
+        rows, columns = places[:, 0, 0], places[0, :, 1]
+        if (np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1) == places).all():
+            return rows, columns
+    raise NotImplementedError("at places that are not a grid")
 
 
 def pad(graph: Graph, eqn: JaxprEqn) -> None:
@@ -174,9 +171,8 @@ def pad(graph: Graph, eqn: JaxprEqn) -> None:
 
 def reverse(graph: Graph, eqn: JaxprEqn) -> None:
     axes = eqn.params["dimensions"]
-    first = [np.iinfo(np.int64).min] * len(axes)
-    steps = [-1] * len(axes)
-    graph.give(eqn, graph.cut(graph.whole(eqn.invars[0]), steps, first, axes, steps))
+    back, before_first = [-1] * len(axes), [np.iinfo(np.int64).min] * len(axes)
+    graph.give(eqn, graph.cut(graph.whole(eqn.invars[0]), back, before_first, axes, back))
 
 
 def convolution(graph: Graph, eqn: JaxprEqn) -> None:
@@ -200,42 +196,44 @@ def convolution(graph: Graph, eqn: JaxprEqn) -> None:
 
 
 def product(graph: Graph, eqn: JaxprEqn) -> None:
-    """`dot_general` as a matrix product: axes go to [batch, left, summed] and [batch, summed, right].
-
-    The result is [batch, left, right], as JAX's.
+    """`dot_general` by `MatMul`: the axes of the operands become [batch, left, summed] and
+    [batch, summed, right]; the result is [batch, left, right], as JAX's.
     """
-    (summed, batch) = eqn.params["dimension_numbers"]
-    left, right = (
-        _matrix(graph, eqn.invars[side], batch[side], summed[side], side) for side in (0, 1)
-    )
+    summed, batch = eqn.params["dimension_numbers"]
+    operands = zip(eqn.invars, batch, summed, (0, 1), strict=True)
+    (left, whole_left), (right, whole_right) = (_matrix(graph, *each) for each in operands)
     held = graph.node("MatMul", left, right)
-    free = [
-        len(var.aval.shape) - len(batch[0]) - len(summed[0]) for var in eqn.invars
-    ]
-    fits = free[1] == 1 and (free[0] == 1 or (free[0] > 1 and not batch[0]))
+    fits = whole_left and whole_right
     graph.give(eqn, held if fits else graph.reshape(held, eqn.outvars[0].aval.shape))
 
 
 def _matrix(
-    graph: Graph, var: object, batch: Sequence[int], summed: Sequence[int], side: int
-) -> str | np.ndarray:
-    """The operand with its axes in order, and one each for what is summed and what is not."""
-    axes = range(len(var.aval.shape))
-    free = [axis for axis in axes if axis not in (*batch, *summed)]
-    single = len(summed) == 1 and (len(free) == 1 or (side == 0 and not batch and free))
+    graph: Graph, var: Var | Literal, batch: Sequence[int], summed: Sequence[int], side: int
+) -> tuple[str | np.ndarray, bool]:
+    """The operand with its axes in order, and whether those that are not summed kept their shape.
+
+    MatMul takes one axis of rows and one of columns, or a map [..., summed] by a single matrix.
+    """
     held, shape = graph.stored(var)
-    # Batch axes may be repeated: MatMul broadcasts them.
-    if any(shape[axis] != var.aval.shape[axis] for axis in (*free, *summed)) or not single:
-        held, shape = graph.whole(var), var.aval.shape
-    order = [*batch, *(free, summed)[side], *(summed, free)[side]]
-    held = graph.transpose(held, order)
-    if single:
-        return held
-    rows, columns = (_size(shape, group) for group in ((free, summed), (summed, free))[side])
-    return graph.reshape(held, (*(shape[axis] for axis in batch), rows, columns))
+    full = var.aval.shape
+    free = [axis for axis in range(len(full)) if axis not in (*batch, *summed)]
+    map_by_matrix = side == 0 and not batch and len(free) > 1
+    kept = len(free) == 1 or map_by_matrix
+    # Along the batch a repeated operand is left as it is: MatMul broadcasts.
+    repeated = any(shape[axis] != full[axis] for axis in (*free, *summed))
+    if repeated or not kept or len(summed) != 1:
+        held, shape = graph.whole(var), full
+    groups = (free, summed) if side == 0 else (summed, free)
+    held = graph.transpose(held, [*batch, *groups[0], *groups[1]])
+    if kept and len(summed) == 1:
+        return held, True
+    batches, (rows, columns) = [shape[axis] for axis in batch], (_size(shape, g) for g in groups)
+    if map_by_matrix:
+        return graph.reshape(held, (*(shape[axis] for axis in free), columns)), True
+    return graph.reshape(held, (*batches, rows, columns)), kept
 
 
-def _size(shape: Shape, axes: Sequence[int]) -> object:
+def _size(shape: Shape, axes: Sequence[int]) -> Any:  # noqa: ANN401
     total = 1
     for axis in axes:
         total = total * shape[axis]

@@ -162,3 +162,12 @@ def fold(program: Program) -> Program:
     arrays = map(np.asarray, compute(list(constants.values())))
     folded = dict(zip(needed, arrays, strict=True))
     return Program(late, folded, program.image, program.outputs)
+
+
+def evaluate(program: Program, image: Array) -> list[Array]:
+    """The outputs for these pictures, in JAX."""
+    values: dict[Var, Any] = {**program.constants, program.image: image}
+    for eqn in program.operations:
+        args = [v.val if isinstance(v, Literal) else values[v] for v in eqn.invars]
+        values |= zip(eqn.outvars, _results(eqn, args), strict=True)
+    return [values[var] for var in program.outputs.values()]
