@@ -139,17 +139,18 @@ def gather(graph: Graph, eqn: JaxprEqn) -> None:
     others = tuple(axis for axis in range(len(sizes)) if axis not in axes)
     if numbers.collapsed_slice_dims != axes or numbers.offset_dims != others:
         raise NotImplementedError(f"with {numbers}")
-    for axis, chosen in zip(axes, _rows_and_columns(places), strict=True):
+    for axis, chosen in zip(axes, _lines(places), strict=True):
         held = graph.node("Gather", held, chosen.astype(np.int64), axis=axis)
     graph.give(eqn, held)
 
 
-def _rows_and_columns(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places [R, C, 2] that are a grid -> its rows [R] and its columns [C]."""
-    if places.ndim == 3 and places.shape[-1] == 2:
-        rows, columns = places[:, 0, 0], places[0, :, 1]
-        if (np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1) == places).all():
-            return rows, columns
+def _lines(places: np.ndarray) -> list[np.ndarray]:
+    """Places [R, C, ..., k] that are a grid of k axes -> its rows [R], columns [C], ..."""
+    if places.ndim == places.shape[-1] + 1:
+        lengths = enumerate(places.shape[:-1])
+        lines = [places[..., i].swapaxes(0, i).reshape(n, -1)[:, 0] for i, n in lengths]
+        if (np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1) == places).all():
+            return lines
     raise NotImplementedError("at places that are not a grid")
 
 
@@ -242,7 +243,7 @@ def _size(shape: Shape, axes: Sequence[int]) -> Any:  # noqa: ANN401
 
 BROADCASTING = {
     "add": "Add", "add_any": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max",
-    "min": "Min", "exp": "Exp", "erf": "Erf", "logistic": "Sigmoid", "tanh": "Tanh",
+    "min": "Min", "exp": "Exp", "erf": "Erf", "logistic": "Sigmoid", "tanh": "Tanh", "neg": "Neg",
     "gt": "Greater", "ge": "GreaterOrEqual", "lt": "Less", "le": "LessOrEqual",
 }  # fmt: skip
 OPERATIONS: dict[str, Lowering] = {

@@ -47,7 +47,7 @@ def test_loops_are_unrolled() -> None:
     x = np.arange(6, dtype=np.float32).reshape(3, 2)
     rows, total = evaluate(traced, x)  # outputs in the order of their names
     np.testing.assert_array_equal(total, [6, 10])
-    np.testing.assert_array_equal(rows, [[0, 1], [0, 6], [8, 20]])
+    np.testing.assert_array_equal(rows, [[0, 1], [0, 6], [8, 25]])
 
 
 def test_a_network_becomes_plain_operations(nano: Nano) -> None:
