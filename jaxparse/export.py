@@ -98,8 +98,8 @@ def write_checked(export: Export, path: Path, probabilities: bool) -> Agreement:
 
     Without probabilities a file that has them is compared first, and then the masks.
     """
-    image, expected = reference(export.config, export.weights)
     export.write(path, probabilities=True)
+    image, expected = reference(export.config, export.weights)
     found = compare(load(export.to, path), image, expected)
     if not probabilities:
         export.write(path, probabilities=False)

@@ -3,9 +3,9 @@
 Meanings: docs.jax.dev (jax.lax) and onnx.ai/onnx/operators. Dimensions in comments are JAX's.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 from jax.extend.core import JaxprEqn, Literal, Var
@@ -201,6 +201,8 @@ def product(graph: Graph, eqn: JaxprEqn) -> None:
     [batch, summed, right]; the result is [batch, left, right], as JAX's.
     """
     summed, batch = eqn.params["dimension_numbers"]
+    if all(graph.stored(var).shape != var.aval.shape for var in eqn.invars):
+        raise NotImplementedError("of two operands that are repeated")
     operands = zip(eqn.invars, batch, summed, (0, 1), strict=True)
     (left, whole_left), (right, whole_right) = (_matrix(graph, *each) for each in operands)
     held = graph.node("MatMul", left, right)
@@ -228,17 +230,10 @@ def _matrix(
     held = graph.transpose(held, [*batch, *groups[0], *groups[1]])
     if kept and len(summed) == 1:
         return held, True
-    batches, (rows, columns) = [shape[axis] for axis in batch], (_size(shape, g) for g in groups)
+    rows, columns = (math.prod(shape[axis] for axis in group) for group in groups)
     if map_by_matrix:
         return graph.reshape(held, (*(shape[axis] for axis in free), columns)), True
-    return graph.reshape(held, (*batches, rows, columns)), kept
-
-
-def _size(shape: Shape, axes: Sequence[int]) -> Any:  # noqa: ANN401
-    total = 1
-    for axis in axes:
-        total = total * shape[axis]
-    return total
+    return graph.reshape(held, (*(shape[axis] for axis in batch), rows, columns)), kept
 
 
 BROADCASTING = {

@@ -43,7 +43,9 @@ CASES: dict[str, Callable[[jax.Array], jax.Array]] = {
     ),
     "map by a matrix": lambda x: x @ KERNEL[0, 0],
     "attention": lambda x: jnp.einsum("bnhc,bmhc->bhnm", x, x),
-    "two axes summed": lambda x: jnp.einsum("bijc,ijd->bcd", x, KERNEL.repeat(2, 0).repeat(2, 1)[:, :, 0]),
+    "two axes summed": lambda x: jnp.einsum(
+        "bijc,ijd->bcd", x, KERNEL.repeat(2, 0).repeat(2, 1)[:, :, 0]
+    ),
     "axis in the middle": lambda x: jnp.einsum("bijc,ij->bc", x, jnp.ones((SIDE, SIDE))),
     "matrix for each picture": lambda x: jnp.einsum("bri,bijc->brjc", _rows(x), x),
     "layer norm": lambda x: (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(jnp.square(x).sum()),
