@@ -5,6 +5,7 @@ moves no more than six axes, which windows of tokens need.
 """
 
 import json
+import os
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ import jax
 import numpy as np
 
 from jaxparse.exporting.program import Program, evaluate
+from jaxparse.files import reason
 
 METADATA = "metadata.json"
 
@@ -33,30 +35,38 @@ def require_convolutional(program: Program) -> None:
 def write(program: Program, path: Path, metadata: Mapping[str, str], halve: bool) -> None:
     """Writes the program as a .tflite file, with the metadata as a zip at its end.
 
-    With `halve` the weights are kept in 16 bits, and widened where the file runs.
+    With `halve` the weights are kept in 16 bits, and widened where the file runs. Raises ValueError
+    for a network that cannot be converted.
     """
     require_convolutional(program)
+    try:
+        content = _converted(program, halve)
+    except Exception as error:  # the converter's own, of which each step has another
+        raise ValueError(
+            f"TensorFlow Lite cannot convert this network ({reason(error)}); use --to onnx"
+        ) from error
+    path.write_bytes(content)
+    with zipfile.ZipFile(path, "a") as file:  # where tools of TensorFlow Lite look for it
+        file.writestr(METADATA, json.dumps(dict(metadata), indent=1))
+
+
+def _converted(program: Program, halve: bool) -> bytes:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
     from jax.experimental import jax2tf
 
-    image = program.image.aval
-    names = list(program.outputs)
-
     def function(image: jax.Array) -> dict[str, jax.Array]:
-        return dict(zip(names, evaluate(program, image), strict=True))
+        return dict(zip(program.outputs, evaluate(program, image), strict=True))
 
-    converted = tf.function(
-        jax2tf.convert(function), autograph=False,
-        input_signature=[tf.TensorSpec(image.shape, image.dtype, "image")],
-    )  # fmt: skip
-    concrete = converted.get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], converted)
+    image = program.image.aval
+    signature = [tf.TensorSpec(image.shape, image.dtype, "image")]
+    traced = tf.function(jax2tf.convert(function), input_signature=signature, autograph=False)
+    concrete = traced.get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], traced)
     if halve:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
-    path.write_bytes(converter.convert())
-    with zipfile.ZipFile(path, "a") as file:  # where tools of TensorFlow Lite look for it
-        file.writestr(METADATA, json.dumps(dict(metadata), indent=1))
+    return converter.convert()
 
 
 def load(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
