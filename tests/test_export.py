@@ -24,8 +24,9 @@ def needs_onnx() -> None:
         pytest.importorskip(library, reason=ONNX)
 
 
-def small(experiment: str, image_size: int) -> Config:
-    return replace(load_experiment(experiment), image_size=image_size, head_channels=32)
+def small(experiment: str) -> Config:
+    """The experiment's network for 64×64, with few channels in its head."""
+    return replace(load_experiment(experiment), image_size=64, head_channels=32)
 
 
 def weights_of(config: Config, path: Path) -> str:
@@ -113,42 +114,45 @@ def test_onnx_holds_the_classes_and_takes_any_number_of_pictures(
     import onnx
 
     output = tmp_path / "nano.onnx"
-    export.export(nano.weights, "onnx", output)  # runs two pictures beside JAX
+    export.export(nano.weights, "onnx", output, probabilities=True)  # compares two pictures
     image = np.zeros((3, 64, 64, 3), np.uint8)
     assert export.load("onnx", output)(image)["mask"].shape == (3, 64, 64)
     model = onnx.load(output)
     shape = model.graph.input[0].type.tensor_type.shape.dim
     assert [dim.dim_param or dim.dim_value for dim in shape] == ["N", 64, 64, 3]
-    assert [item.name for item in model.graph.output] == ["mask"]
+    assert [item.name for item in model.graph.output] == ["mask", "probabilities"]
     about = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(about["classes"])[1] == "skin" and about["normalisation"] == "inside"
 
 
-FAMILIES = {
-    "tiny": 64,
-    "swin_nano": 64,
-    "deeplabv3plus_r50_20k": 64,
-    "psanet_r50_80k": 64,
-    "segformer_b0": 64,
-    "bisenet_r18": 64,
-    "segface_swin_b": 64,
-    "farl_vit_b16": 64,
-    "parsenet": 64,
-}
+FAMILIES = (
+    "tiny",
+    "swin_nano",
+    "deeplabv3plus_r50_20k",
+    "psanet_r50_80k",
+    "segformer_b0",
+    "bisenet_r18",
+    "segface_swin_b",
+    "farl_vit_b16",
+    "parsenet",
+)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("experiment", FAMILIES)
 def test_every_network_becomes_onnx(experiment: str, tmp_path: Path) -> None:
     needs_onnx()
-    weights = weights_of(small(experiment, FAMILIES[experiment]), tmp_path / "random.safetensors")
-    export.export(weights, "onnx", tmp_path / "network.onnx")
+    weights = weights_of(small(experiment), tmp_path / "random.safetensors")
+    output = tmp_path / "network.onnx"
+    export.export(weights, "onnx", output)
+    outputs = export.load("onnx", output)(np.zeros((1, 64, 64, 3), np.uint8))
+    assert list(outputs) == ["mask"]
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("experiment", ["tiny", "bisenet_r18"])
 def test_convolutional_networks_become_tflite(experiment: str, tmp_path: Path) -> None:
-    weights = weights_of(small(experiment, 64), tmp_path / "random.safetensors")
+    weights = weights_of(small(experiment), tmp_path / "random.safetensors")
     export.export(weights, "tflite", tmp_path / "network.tflite")
     with zipfile.ZipFile(tmp_path / "network.tflite") as file:
         assert "classes" in json.loads(file.read("metadata.json"))
