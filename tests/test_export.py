@@ -150,7 +150,7 @@ def test_every_network_becomes_onnx(experiment: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("experiment", ["tiny", "bisenet_r18"])
+@pytest.mark.parametrize("experiment", ["tiny", "deeplabv3plus_r50_20k"])
 def test_convolutional_networks_become_tflite(experiment: str, tmp_path: Path) -> None:
     weights = weights_of(small(experiment), tmp_path / "random.safetensors")
     export.export(weights, "tflite", tmp_path / "network.tflite")
