@@ -27,6 +27,7 @@ COMMANDS = {
     "web": "serve a page to try networks on photographs, to this machine",
     "evaluate": "score a network, or a folder of masks, against true masks",
     "report": "write one HTML page on a network: scores, errors, suspect masks",
+    "export": "write a network as one file for onnxruntime, TensorFlow Lite or JAX",
     "push": "upload weights, with a model card, to the Hugging Face hub",
     "submission": "write or check the zip for a challenge: masks, code and weights",
     "benchmark": "time training and inference on this machine",

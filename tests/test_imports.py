@@ -10,10 +10,17 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 GROUND = ("classes", "config", "fields", "files", "cli", "cuda", "interrupts", "devices")
 GROUND += ("programs",)
 # Lower rooms first; a module may import its own room and those below.
-ROOMS = (GROUND, ("data", "models"), ("weights", "scoring"), ("parsing",), ("training",))
+ROOMS = (
+    GROUND,
+    ("data", "models"),
+    ("weights", "scoring"),
+    ("parsing", "exporting"),
+    ("training",),
+)
 WITHOUT_JAX = ("classes", "config", "fields", "files", "cli", "cuda", "interrupts")
 WITHOUT_JAX += ("data", "scoring")
 LATE = ("torch", "timm", "transformers", "tensorflow", "mtcnn", "grain", "tyro")
+LATE += ("onnx", "onnxruntime")
 
 
 def room(path: Path) -> str:

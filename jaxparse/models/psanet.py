@@ -69,7 +69,7 @@ def offset_logits(attention: nnx.List, x: Array) -> Array:
 
 def tokens(x: Array) -> Array:
     """[B, H, W, C] -> [B, H·W, C]."""
-    return x.reshape(len(x), -1, x.shape[-1])
+    return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
 class PSAHead(nnx.Module):
@@ -114,7 +114,7 @@ class PSAHead(nnx.Module):
         weights = jax.nn.softmax(offset_logits(self.attention_p, distribute), axis=1)
         weights = weights.astype(x.dtype)
         distributed = jnp.einsum("bpq,bpc->bqc", weights, tokens(distribute))
-        both = jnp.concatenate([collected, distributed], axis=-1).reshape(len(x), *size, -1)
+        both = jnp.concatenate([collected, distributed], axis=-1).reshape(x.shape[0], *size, -1)
         # The reference's 1×1 projection has padding 1: the map grows by a border of zeros.
         context = self.proj(jnp.pad(both, ((0, 0), (1, 1), (1, 1), (0, 0))))
         x = self.bottleneck([x, context], (height, width), align_corners)

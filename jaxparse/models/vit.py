@@ -131,7 +131,7 @@ class ViT(nnx.Module):
 
     def features(self, image: Array, rngs: nnx.Rngs | None) -> list[Array]:
         """[B, H, W, 3] -> four maps [B, grid, grid, C], without class token and norm."""
-        batch, grid = len(image), int((len(self.pos_embed) - 1) ** 0.5)
+        batch, grid = image.shape[0], int((len(self.pos_embed) - 1) ** 0.5)
         side = grid * self.patch_embed.kernel.shape[0]
         x = self.patch_embed(resize_bilinear(image, (side, side)))
         dim = x.shape[-1]
