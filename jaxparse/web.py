@@ -11,7 +11,8 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -113,30 +114,42 @@ def swatches(seen: Seen) -> str:
     return f"<style>{' '.join(rules)}</style>"
 
 
-def build(names: dict[str, str], load: Callable[[str], Parser], folder: str) -> "gradio.Blocks":
-    """The page."""
+def can_find_faces() -> bool:
+    """Whether the extra `faces` is installed."""
+    return find_spec("mtcnn") is not None
+
+
+def build(
+    names: dict[str, str], load: Callable[[str, bool], Parser], folder: str
+) -> "gradio.Blocks":
+    """The page; `load` takes weights, and whether to find faces."""
     gr = import_gradio()
 
-    def show(path: str | None, network: str) -> tuple[Any, ...]:
+    def show(path: str | None, network: str, faces: bool) -> tuple[Any, ...]:
         """A new photograph, or another network for it."""
         nothing = None, gr.CheckboxGroup([], value=[], visible=False), None, ""
         if path is None:
             return *nothing, ""
         try:
-            seen = see(load(names[network]), Path(path))
+            seen = see(load(names[network], faces), Path(path))
         except (OSError, ValueError) as error:
             return *nothing, f"**{str(error).replace(path, Path(path).name)}**"
         found = shares(seen)
         ticked = [name for _, name in found if name != "background"]
         boxes = gr.CheckboxGroup(found, value=ticked, visible=True)
-        return seen, boxes, draw(seen, ticked), swatches(seen), ""
+        problem = "" if ticked else "**no face is found: is it small, or turned?**"
+        return seen, boxes, draw(seen, ticked), swatches(seen), problem
 
     with gr.Blocks(analytics_enabled=False, title="jaxparse", fill_width=True) as page:
         state, style = gr.State(), gr.HTML(visible="hidden")
         with gr.Row():
             with gr.Column(scale=1):
-                file = gr.File(
-                    label="Photograph: a face that fills it", height=120, elem_id="photo"
+                file = gr.File(label="Photograph", height=120, elem_id="photo")
+                faces = gr.Checkbox(
+                    label="Find the faces in it, rather than take it for one face",
+                    value=can_find_faces(),
+                    visible=can_find_faces(),
+                    elem_id="faces",
                 )
                 problem = gr.Markdown(elem_id="problem")
                 network = gr.Dropdown(list(names), label="Network", elem_id="network")
@@ -154,7 +167,8 @@ def build(names: dict[str, str], load: Callable[[str], Parser], folder: str) -> 
                         add_download(kind, title, folder, [state, parts])
                 gr.Markdown(ABOUT)
         shown = [state, parts, picture, style, problem]
-        gr.on([file.change, network.change], show, [file, network], shown)
+        changes = file.change, network.change, faces.change
+        gr.on(changes, show, [file, network, faces], shown)
         parts.input(
             lambda seen, ticked: seen and draw(seen, ticked),
             [state, parts],
@@ -215,9 +229,13 @@ def web(weights: str | None = None, port: int = 7860) -> None:
     """
     require_free(port)
     import_gradio()
-    load = lru_cache(maxsize=2)(partial(Parser.load, batch_size=1))
     names = networks(weights)
-    load(next(iter(names.values())))
+
+    @lru_cache(maxsize=2)
+    def load(weights: str, faces: bool) -> Parser:
+        return Parser.load(weights, batch_size=1, faces=faces)
+
+    load(next(iter(names.values())), False)
     with TemporaryDirectory() as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         page = build(names, load, folder)

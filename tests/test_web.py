@@ -184,6 +184,9 @@ def test_a_photograph_in_a_browser(
         return path
 
     browser.get(address)
+    find("#network")
+    for box in browser.find_elements("css selector", "#faces input"):
+        box.click()  # where the extra is installed: the drawn face fills its picture
     (tmp_path / "text.jpg").write_text("no picture")
     find("#photo input[type=file]").send_keys(str(tmp_path / "text.jpg"))
     assert "text.jpg is not a picture" in find("#problem strong").text
