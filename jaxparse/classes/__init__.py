@@ -2,8 +2,8 @@
 
 A table is a short JSON file (docs/classes.md); those beside this module have names of their own:
 `celebamask` is CelebAMask-HQ's (Lee et al. 2020, "MaskGAN", arXiv:1907.11922), `zllrunning` and
-`facer` are the same classes in other orders, `lapa` and `helen` are those of other data sets. Left
-and right are the person's own: seen from the front, the left eye is on the right.
+`facer` are the same classes in other orders: left and right are the person's own, so that the left
+eye is on the right of a picture. `lapa` and `helen` are those of other data sets, which do not say.
 """
 
 import re
