@@ -1,8 +1,10 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxparse.classes import (
     CELEBAMASK,
@@ -16,6 +18,12 @@ from jaxparse.classes import (
     parse_classes,
     shipped_tables,
 )
+from jaxparse.classes.__main__ import print_classes
+from jaxparse.data.drawn.picture import draw_face
+from jaxparse.data.masks import read_label
+from jaxparse.data.sources import SYNTHETIC_SEEDS, SyntheticSource
+from jaxparse.synthetic import write_faces
+from jaxparse.weights.files import SHIPPED
 from tests.refusal import refuses
 
 # The other projects' own lists of parts, by the names of CelebAMask-HQ's files; 0 is background.
@@ -149,8 +157,70 @@ def test_what_is_wrong_with_a_table_is_named(data: object, shown: list[str]) -> 
         table(data)
 
 
+def test_the_tables_of_the_documentation() -> None:
+    """hair.json is four lines; parts8.json has eight classes, and glasses are ignored."""
+    page = (Path(__file__).parent.parent / "docs" / "classes.md").read_text(encoding="utf-8")
+    hair, parts = re.findall(r"```json\n(.*?)```", page, re.S)
+    assert hair.count("\n") == 4 and json.loads(hair) == HAIR
+    parts8 = table(json.loads(parts))
+    assert len(parts8) == 8 and parts8.pairs == ()
+    names = {"left_eye": "eyes", "upper_lip": "mouth", "nose": "nose", "cloth": "background"}
+    places = becomes(CELEBAMASK, parts8)
+    assert all(parts8.names[places[CELEBAMASK.index(a)]] == b for a, b in names.items())
+    assert places[CELEBAMASK.index("eye_glasses")] == 255
+
+
+def test_drawn_faces_in_another_table(tmp_path: Path) -> None:
+    hair, seed = table(HAIR), SYNTHETIC_SEEDS["train"]
+    drawn = draw_face(seed, 0, 64)[1]
+    source = SyntheticSource(seed, 1, 64, hair)
+    np.testing.assert_array_equal(source.label(0), drawn == 13)
+    write_faces(tmp_path, 1, 0, 64, classes=hair)
+    path = tmp_path / "train/train_mask/0000000.png"
+    np.testing.assert_array_equal(read_label(path, hair), draw_face(0, 0, 64)[1] == 13)
+    with refuses(path, "mine", "--labels-are"):
+        read_label(path)
+    with refuses("celebamask", "numbers"):
+        SyntheticSource(seed, 1, 64, table({"names": ["a", "b"]}, "numbers"))
+
+
+def test_colours_of_another_table_are_read_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A mask in celebamask's colours, read for a network of hair."""
+    label = draw_face(0, 0, 64)[1]
+    Image.fromarray(CELEBAMASK.palette[label]).save(tmp_path / "m.png")
+    for _ in range(2):
+        np.testing.assert_array_equal(read_label(tmp_path / "m.png", table(HAIR)), label == 13)
+    assert len(caplog.messages) == 1
+    assert str(tmp_path) in caplog.messages[0] and "celebamask" in caplog.messages[0]
+
+
+def test_values_beyond_the_table_are_named(tmp_path: Path) -> None:
+    Image.fromarray(draw_face(0, 0, 64)[1]).save(tmp_path / "m.png")
+    with refuses(tmp_path / "m.png", "0..1 and 255", "mine", "--labels-are"):
+        read_label(tmp_path / "m.png", table(HAIR))
+
+
 def test_there_is_no_such_table(tmp_path: Path) -> None:
     with refuses("lappa", "lapa", ".json"):
         load_classes("lappa")
     with refuses(tmp_path / "x.json", "lapa"):
         load_classes(tmp_path / "x.json")
+
+
+def test_the_command_prints_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "hair.json").write_text(json.dumps(HAIR))
+    for name, words in {
+        str(tmp_path / "hair.json"): ("hair: 2 classes", "from celebamask"),
+        str(SHIPPED): ("celebamask: 19 classes", "left_eye", "right_eye"),
+        "lapa": ("lapa: 11 classes", "ignored", "eye_glasses"),
+    }.items():
+        print_classes(name)
+        printed = capsys.readouterr().out
+        assert all(word in printed for word in words)
+        assert "celebamask, facer, helen, lapa, zllrunning" in printed
+    with refuses("lappa", "lapa"):
+        print_classes("lappa")

@@ -157,6 +157,25 @@ def test_a_networks_labels_in_another_order(
     assert written["IoU"] == official["IoU"]
 
 
+def test_a_network_is_scored_in_merged_classes(
+    nano: Nano, command: Callable, data_dir: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "hair.json"
+    table = {"names": ["other", "hair"], "from": {"celebamask": {"*": "other"}}}
+    path.write_text(json.dumps(table))
+    hair = load_classes(path)
+    flags = ("--exp", nano.experiment, "--weights", nano.weights, "--data-dir", data_dir)
+    code, written, printed = command(*flags, "--classes", path)
+    assert code == 0 and written["classes"] == "hair" and "joined" not in printed
+    parser = Parser(nano.config, nano.params, nano.batch_stats, classes=hair)
+    images, masks = (sorted((data_dir / "val" / name).iterdir()) for name in ("images", "masks"))
+    pairs = zip(masks, parser(images), strict=True)
+    counts = total(count(read_label(m, hair, CELEBAMASK), p.mask, 2) for m, p in pairs)
+    expected = 100 * Scores.of(*counts, hair.names).iou
+    assert [*written["IoU"].values()] == pytest.approx(expected.tolist(), abs=1e-4)
+    assert [*written["IoU"]] == ["other", "hair"]
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
