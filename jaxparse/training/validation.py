@@ -181,9 +181,8 @@ class Validation:
             self.save(weights, file, source)
         if name == "val":
             # Written before the means, so that a reader who sees the means can rely on them.
-            # Without the classes that do not occur: NaN is not valid JSON.
-            per_class = zip(result.names, result.iou, strict=True)
-            self.log.write(step, "IoU", {k: float(v) for k, v in per_class if not math.isnan(v)})
+            per_class = zip(result.names, result.iou.tolist(), strict=True)
+            self.log.write(step, "IoU", dict(per_class))
         self.log.write(step, name, means)
         cli.show(self.bar.console, evaluation_line(step, name, result))
         return result

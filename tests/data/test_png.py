@@ -9,7 +9,7 @@ import pytest
 
 from jaxparse.data.masks import read_label
 from jaxparse.data.png import PASSES
-from jaxparse.prepare import read_part
+from jaxparse.data.releases.celebamask import read_part
 from jaxparse.scoring.submissions import decode_mask
 from tests.fuzzing.damage import Chunks, join_chunks
 from tests.refusal import refuses

@@ -73,7 +73,7 @@ NOTHING = Draw(
 SIZE = (25, 32)
 Change = float | bool | tuple[float, float]
 # One compiled function for all the warps of a size.
-compiled_warp = jax.jit(warp)
+compiled_warp = jax.jit(partial(warp, pairs=CELEBAMASK.pairs))
 compiled_colours = jax.jit(augment_module.distort_colours, static_argnums=2)
 
 
