@@ -245,7 +245,7 @@ class Config:
         if self.class_weights and len(self.class_weights) != len(self.classes):
             raise ValueError(
                 f"class_weights are {len(self.class_weights)} and {self.classes} has "
-                f"{len(self.classes)} classes; give one for each, or none"
+                f"{len(self.classes)} classes; give one for each after --class-weights, or none"
             )
         if self.scale_min > self.scale_max:
             raise ValueError(

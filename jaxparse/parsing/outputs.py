@@ -87,10 +87,17 @@ def write_description(path: Path, photograph: Photograph) -> None:
 
 
 def write_each_face(folder: Path, photograph: Photograph) -> None:
-    """Writes aligned crop and mask of face I, I.jpg and I.png, into the folder."""
-    for index, face in enumerate(photograph.each_face()):
+    """Writes aligned crop and mask of face I, I.jpg and I.png, into the folder.
+
+    Those of an earlier run that found more faces are removed.
+    """
+    faces = photograph.each_face()
+    for index, face in enumerate(faces):
         write_image(folder / f"{index}.jpg", face.source)
         face.save(folder / f"{index}.png")
+    for path in folder.glob("*"):
+        if path.stem.isdigit() and int(path.stem) >= len(faces):
+            path.unlink()
 
 
 def make_writers(
