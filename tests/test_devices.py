@@ -103,6 +103,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
+@pytest.mark.full
 def test_eight_devices_train_as_one(single: Path) -> None:
     assert_same_run(single.with_name("eight"), single)
 

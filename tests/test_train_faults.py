@@ -122,6 +122,7 @@ def test_killed_ends_bit_for_bit_like_the_uninterrupted_run(
     assert all(name.isdigit() for name in os.listdir(checkpoints))
 
 
+@pytest.mark.full
 def test_stopping_during_an_evaluation_breaks_it_off_and_loses_nothing(
     whole: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +149,7 @@ def test_stopping_during_an_evaluation_breaks_it_off_and_loses_nothing(
     assert_same_end(config, whole)
 
 
+@pytest.mark.full
 def test_full_disk_keeps_the_last_checkpoint_and_goes_on_once_there_is_room(
     whole: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +180,7 @@ def test_full_disk_keeps_the_last_checkpoint_and_goes_on_once_there_is_room(
     assert_same_end(config, whole)
 
 
+@pytest.mark.full
 def test_full_disk_keeps_the_best_weights(tmp_path: Path) -> None:
     config = replace(CONFIG, workdir=str(tmp_path))
     state = init_state(config, make_mesh())
@@ -301,6 +304,7 @@ def test_full_disk_ends_the_log_in_a_line_and_leaves_no_torn_row(tmp_path: Path)
     assert [(row["step"], row["train/loss"]) for row in read] == [(1, 1.0), (2, 0.5)]
 
 
+@pytest.mark.full
 def test_masks_of_only_ignored_pixels_are_said(tmp_path: Path) -> None:
     """Nothing is learnt and nothing is scored: no weights are called the best."""
     for split, count in (("train", 10), ("val", 6)):

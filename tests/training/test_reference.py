@@ -38,6 +38,7 @@ def optimise(
         return rates, losses, jax.device_get(state)
 
 
+@pytest.mark.full
 def test_ten_steps_of_adamw(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = reference.TRAINING["optimisation"]["swin_nano"]
     rates, losses, state = optimise("swin_nano", ADAMW, 10, monkeypatch)
