@@ -124,9 +124,17 @@ def _results(eqn: JaxprEqn, args: list[Any]) -> list[Any]:
     return results if eqn.primitive.multiple_results else [results]
 
 
+def _counts(params: dict[str, Any]) -> tuple[int, int]:
+    """How many constants and how many carried values a loop has."""
+    if "ft_in" not in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = (list(part) for part in params["ft_in"].unpack())  # jax 0.12
+    return len(consts), len(carry)
+
+
 def _unroll(params: dict[str, Any], args: list[Any]) -> list[Any]:
-    fixed, rest = args[: params["num_consts"]], args[params["num_consts"] :]
-    carry, stacked = rest[: params["num_carry"]], rest[params["num_carry"] :]
+    consts, carried = _counts(params)
+    fixed, carry, stacked = args[:consts], args[consts:][:carried], args[consts + carried :]
     rows = []
     for index in range(params["length"]):
         results = inline(params["jaxpr"], [*fixed, *carry, *(x[index] for x in stacked)])
