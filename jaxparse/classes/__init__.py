@@ -155,7 +155,9 @@ def parse_classes(data: Any, name: str, path: str | Path) -> Classes:  # noqa: A
     try:
         return _parsed(data, name, Path(path).parent)
     except (TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} holds no table of classes ({error})") from error
+        raise ValueError(
+            f"{path} holds no table of classes ({error}); docs/classes.md shows one"
+        ) from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

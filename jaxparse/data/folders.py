@@ -167,16 +167,16 @@ def match_names(data_dir: str | Path, split: str) -> tuple[list[tuple[Path, Path
 def match_masks(predictions: Path, labels: Path) -> list[tuple[Path, Path]]:
     """(prediction, label) paths of two folders, of equal name without suffix and sorted by it.
 
-    Overlays that `jaxparse.predict` writes beside its masks are skipped. Raises ValueError if a
-    folder is missing or empty, or a mask has no partner.
+    Overlays and regions that `jaxparse.predict` writes beside its masks are skipped. Raises
+    ValueError if a folder is missing or empty, or a mask has no partner.
     """
     for folder in (predictions, labels):
         if not folder.is_dir():
             raise ValueError(f"there is no folder {folder}; expected masks in it")
-    predicted = _pictures(predictions, MASK_SUFFIXES)
-    overlays = {f"{path.stem}_overlay" for path in predicted}
-    predicted = [path for path in predicted if path.stem not in overlays]
     labelled = _pictures(labels, MASK_SUFFIXES)
+    predicted = _without_companions(
+        _pictures(predictions, MASK_SUFFIXES), {path.stem for path in labelled}
+    )
     pairs, without_label, without_prediction, faults = pair_by_stem(predicted, labelled)
     if faults:
         raise ValueError(faults[0])
@@ -187,6 +187,23 @@ def match_masks(predictions: Path, labels: Path) -> list[tuple[Path, Path]]:
     if unpaired:
         raise ValueError(f"{'; '.join(unpaired)}; give both folders masks of the same names")
     return pairs
+
+
+def _without_companions(predicted: list[Path], labelled: set[str]) -> list[Path]:
+    """Without what `predict` writes beside a mask STEM.png: STEM_NAME.png, which has no palette."""
+    by_stem = {path.stem: path for path in predicted}
+
+    def is_companion(path: Path) -> bool:
+        words = path.stem.split("_")
+        stems = ("_".join(words[:count]) for count in range(1, len(words)))
+        masks = [by_stem[stem] for stem in stems if stem in by_stem]
+        return any(_has_palette(mask) for mask in masks) and not _has_palette(path)
+
+    return [path for path in predicted if path.stem in labelled or not is_companion(path)]
+
+
+def _has_palette(path: Path) -> bool:
+    return read_header(path, "mask").has_palette
 
 
 def _unpaired(paths: list[Path], total: int, other: str, folder: Path) -> list[str]:

@@ -130,6 +130,7 @@ class Header(NamedTuple):
 
     size: tuple[int, int]  # (height, width) of the upright picture
     orientation: int  # EXIF's, by which it was turned upright; 1 if there is none
+    has_palette: bool
 
 
 def read_header(path: Path, kind: str = "image") -> Header:
@@ -137,11 +138,11 @@ def read_header(path: Path, kind: str = "image") -> Header:
     try:
         with reading(path), _identify(path, PICTURE_FORMATS) as picture:
             width, height = picture.size
-            orientation = _orientation(picture)
+            orientation, has_palette = _orientation(picture), picture.mode == "P"
     except READ_ERRORS as error:
         raise ValueError(unreadable(kind, path, error)) from error
     size = (width, height) if orientation in QUARTER_TURNS else (height, width)
-    return Header(size, orientation)
+    return Header(size, orientation, has_palette)
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -56,6 +56,7 @@ NETWORKS = {
         43_589_878,
         ("101x75", *SQUARE, "101x101", "512x512"),
         trains=True,
+        slow_step=True,
         float32_gradients=RELUS,
     ),
     "deeplabv3plus_r101": Network("deeplabv3plus_r101_20k", 62_582_006, SQUARE, full=True),

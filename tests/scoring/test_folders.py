@@ -71,6 +71,16 @@ def test_masks_of_other_tools(folders: tuple[Path, Path]) -> None:
         np.testing.assert_array_equal(counts.confusion, expected[name].confusion)
 
 
+def test_regions_beside_masks_are_skipped(folders: tuple[Path, Path]) -> None:
+    predictions, labels = folders
+    expected = score_folders(predictions, labels)
+    Image.new("L", (4, 4)).save(predictions / "3_hair.png")
+    Image.new("RGBA", (4, 4)).save(predictions / "3_hair_cutout.png")
+    assert score_folders(predictions, labels).keys() == expected.keys()
+    (predictions / "4.png").rename(predictions / "3_4.png")  # a mask: it has a palette
+    refusal(folders, "1 of 9", predictions / "3_4.png", labels / "4.png")
+
+
 def refusal(folders: tuple[Path, Path], *words: object) -> str:
     with refuses(*words) as caught:
         score_folders(*folders)
