@@ -17,8 +17,8 @@ from jaxparse.weights.find import load_network
 from tests import mini, runs
 
 # Tests compile far more than they compute. LLVM's optimisations take half of a compilation, and the
-# newer of XLA's two ways to emit fused loops half of the rest (jax 0.12 has no other). Set before
-# JAX starts its backend; processes that tests start inherit it.
+# newer of XLA's two ways to emit fused loops two thirds of the rest (jax 0.12 has no other). Set
+# before JAX starts its backend; processes that tests start inherit it.
 FLAGS = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
 if jax.__version_info__ < (0, 11):
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")

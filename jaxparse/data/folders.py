@@ -190,14 +190,19 @@ def match_masks(predictions: Path, labels: Path) -> list[tuple[Path, Path]]:
 
 
 def _without_companions(predicted: list[Path], labelled: set[str]) -> list[Path]:
-    """Without what `predict` writes beside a mask STEM.png: STEM_NAME.png, which has no palette."""
+    """Without what `predict` writes beside a mask STEM.png: overlays, and regions STEM_NAME.png.
+
+    Masks have a palette and regions have none.
+    """
     by_stem = {path.stem: path for path in predicted}
 
     def is_companion(path: Path) -> bool:
+        if path.stem.endswith("_overlay") and path.stem.removesuffix("_overlay") in by_stem:
+            return True
         words = path.stem.split("_")
         stems = ("_".join(words[:count]) for count in range(1, len(words)))
         masks = [by_stem[stem] for stem in stems if stem in by_stem]
-        return any(_has_palette(mask) for mask in masks) and not _has_palette(path)
+        return any(map(_has_palette, masks)) and not _has_palette(path)
 
     return [path for path in predicted if path.stem in labelled or not is_companion(path)]
 

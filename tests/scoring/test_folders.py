@@ -62,7 +62,8 @@ def test_masks_of_other_tools(folders: tuple[Path, Path]) -> None:
     )  # the palette's colours
     Image.open(predictions / "2.png").save(predictions / "2.bmp")  # a palette
     (predictions / "2.png").unlink()
-    write_image(predictions / "3_overlay.png", np.zeros((4, 4, 3), np.uint8))  # skipped
+    for stem in "13":  # skipped, beside masks in colours too
+        write_image(predictions / f"{stem}_overlay.png", np.zeros((4, 4, 3), np.uint8))
     (predictions / "notes.txt").write_text("any")
     (predictions / ".hidden.png").write_text("any")
     found = score_folders(predictions, labels)
@@ -77,8 +78,10 @@ def test_regions_beside_masks_are_skipped(folders: tuple[Path, Path]) -> None:
     Image.new("L", (4, 4)).save(predictions / "3_hair.png")
     Image.new("RGBA", (4, 4)).save(predictions / "3_hair_cutout.png")
     assert score_folders(predictions, labels).keys() == expected.keys()
+    Image.fromarray(read(predictions, 5)).save(predictions / "5.png")
+    Image.new("L", (4, 4)).save(predictions / "5_a.png")  # as grey as 5.png: a mask
     (predictions / "4.png").rename(predictions / "3_4.png")  # a mask: it has a palette
-    refusal(folders, "1 of 9", predictions / "3_4.png", labels / "4.png")
+    refusal(folders, "2 of 10", predictions / "3_4.png", predictions / "5_a.png", labels / "4.png")
 
 
 def refusal(folders: tuple[Path, Path], *words: object) -> str:
