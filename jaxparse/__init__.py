@@ -1,12 +1,6 @@
 """jaxparse: face parsing in JAX, a class for every pixel of a face picture."""
 
-import sys
 from typing import TYPE_CHECKING, Any
-
-from jaxparse import interrupts
-
-if sys.argv[:1] == ["-m"]:  # python -m jaxparse.NAME: what it imports takes seconds
-    interrupts.exit_at_once()
 
 if TYPE_CHECKING:  # what __getattr__ imports, for type checkers and editors
     from jaxparse.parsing.parser import Parser, TestTime

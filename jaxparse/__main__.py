@@ -5,11 +5,13 @@ A command is imported only when it runs, so that the list of commands appears at
 
 import difflib
 import importlib
+import os
+import signal
 import sys
 from functools import partial
-from importlib import metadata, util
-
-from jaxparse import interrupts
+from importlib import util
+from types import FrameType
+from typing import NoReturn
 
 # In the order of a project: data, training, use.
 COMMANDS = {
@@ -63,7 +65,28 @@ def run_command(name: str) -> int | None:
     module = f"jaxparse.{name}"
     is_folder = util.find_spec(module).submodule_search_locations is not None
     # Imported, not run as __main__: tyro reads the flags' descriptions from the module's source.
-    return importlib.import_module(f"{module}.__main__" if is_folder else module).main()
+    command = importlib.import_module(f"{module}.__main__" if is_folder else module)
+    if signal.getsignal(signal.SIGINT) is interrupted:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return command.main()
+
+
+def interrupted(number: int, frame: FrameType | None) -> None:
+    """Ends the process while a command is imported: nothing is lost yet.
+
+    Libraries swallow a KeyboardInterrupt that is raised in their imports, or show it twice.
+    """
+    os.write(2, b"interrupted\n")
+    os._exit(130)  # as cli.INTERRUPTED
+
+
+def start(name: str) -> NoReturn:
+    """Runs a command to its end: what `python -m jaxparse.NAME` does before it imports anything."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's & ignores it
+        signal.signal(signal.SIGINT, interrupted)
+    from jaxparse import cli  # here: rich takes 0.1 s, which the list of commands can do without
+
+    cli.run(partial(run_command, name))
 
 
 def main() -> int:
@@ -73,16 +96,15 @@ def main() -> int:
         print(usage())
         return 0
     if name == "--version":
+        from importlib import metadata  # here: it takes 30 ms, before which Ctrl-C shows a trace
+
         print(f"jaxparse {metadata.version('jaxparse')}")
         return 0
-    interrupts.exit_at_once()
     if name not in COMMANDS:
         print(unknown(name), file=sys.stderr)
         return 2
-    from jaxparse import cli  # here: rich takes 0.1 s, which the list of commands can do without
-
     sys.argv = [f"jaxparse {name}", *sys.argv[2:]]  # cli.prog reads the name from here
-    return cli.run(partial(run_command, name))
+    start(name)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,11 @@
 The method is described in training/averaging.py.
 """
 
+if __name__ == "__main__":
+    from jaxparse.__main__ import start
+
+    start("average")
+
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -91,7 +96,3 @@ def main() -> None:
     """Command line of `average`."""
     use_compilation_cache()
     cli.command(average, "average")
-
-
-if __name__ == "__main__":
-    cli.run(main)

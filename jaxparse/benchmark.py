@@ -4,6 +4,11 @@ Medians over repeated runs on random pictures, in this process and on this machi
 Inference is one picture: network, logits resized to the picture, argmax.
 """
 
+if __name__ == "__main__":
+    from jaxparse.__main__ import start
+
+    start("benchmark")
+
 import json
 import resource
 import time
@@ -115,7 +120,3 @@ def main() -> None:
         table.add_row(name, str(value))
     Console(stderr=True).print(table)
     print(json.dumps(rounded))
-
-
-if __name__ == "__main__":
-    cli.run(main)

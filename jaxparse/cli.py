@@ -2,10 +2,12 @@
 
 import os
 import shlex
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import wraps
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
@@ -21,7 +23,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from jaxparse import cuda, interrupts
+from jaxparse import cuda
 from jaxparse.classes import Classes, load_classes
 from jaxparse.files import FaultsError, being_read
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     import tyro
 
 BROKEN_PIPE = 141  # a shell's exit code for a program whose reader has left
+INTERRUPTED = 130  # and for one that Ctrl-C ended
 COMPILING = "loading the network (the first time it is compiled)"  # before the first picture
 
 T = TypeVar("T")
@@ -63,12 +66,7 @@ def command(
     words = (word.partition("=") for word in sys.argv[1:])
     args = ["".join((aliases.get(flag, flag), *value)) for flag, *value in words]
 
-    @wraps(function)
-    def start(*given: object, **flags: object) -> int | None:
-        interrupts.raise_again()
-        return function(*given, **flags)
-
-    return tyro.cli(start, prog=prog(name), args=args, registry=flag_types())
+    return tyro.cli(function, prog=prog(name), args=args, registry=flag_types())
 
 
 def flag_types() -> "tyro.constructors.ConstructorRegistry":
@@ -106,6 +104,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     one line each.
     """
     cuda.shorten_logs()
+    sys.unraisablehook = partial(interrupt_again, sys.unraisablehook)
     warnings.showwarning = show_warning
     warnings.filterwarnings("always", module="PIL")  # for each picture
     # Pillow's of half the size that it refuses: in a message of our own.
@@ -116,6 +115,20 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except BaseException as error:
         code = print_error(error)
     raise SystemExit(code)
+
+
+def interrupt_again(
+    show: Callable[["sys.UnraisableHookArgs"], object],  # a name for type checkers only
+    unraisable: "sys.UnraisableHookArgs",
+) -> None:
+    """Sends Ctrl-C once more where it is lost: in code that runs as garbage is collected, as JAX's.
+
+    A moment later: at once it would be raised in here.
+    """
+    if unraisable.exc_type is KeyboardInterrupt:
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        show(unraisable)
 
 
 def print_error(error: BaseException) -> int:
@@ -132,7 +145,7 @@ def print_error(error: BaseException) -> int:
         return 1
     if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
-        return interrupts.INTERRUPTED
+        return INTERRUPTED
     raise error
 
 

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from jaxparse import cli, interrupts
+from jaxparse import cli
 from jaxparse.classes import (
     CELEBAMASK,
     Classes,
@@ -369,7 +369,6 @@ def parse_arguments(
         default=default,
         registry=cli.flag_types(),
     )
-    interrupts.raise_again()
     return arguments.exp, arguments.config, arguments.further
 
 

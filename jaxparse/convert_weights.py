@@ -4,6 +4,11 @@ The network is told by names and shapes. A segmentor is converted whole; an Imag
 the backbone, for any head. A file that does not fit exactly is refused (weights/conversion.py).
 """
 
+if __name__ == "__main__":
+    from jaxparse.__main__ import start
+
+    start("convert_weights")
+
 import re
 from collections import Counter
 from dataclasses import replace
@@ -240,7 +245,3 @@ def convert_file(
 def main() -> None:
     """Command line of `convert_file`."""
     cli.command(convert_file, "convert_weights", {"--checkpoint": "--weights"})
-
-
-if __name__ == "__main__":
-    cli.run(main)

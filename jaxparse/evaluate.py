@@ -8,6 +8,11 @@ mmsegmentation's. Training evaluates by a faster path of its own (training/valid
 test-time augmentation and boundary IoU; the figures that both give are equal.
 """
 
+if __name__ == "__main__":
+    from jaxparse.__main__ import start
+
+    start("evaluate")
+
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -200,7 +205,3 @@ def main() -> None:
     """Command line of `evaluate`."""
     use_compilation_cache()
     cli.command(evaluate, "evaluate", {"--workdir": "--weights"})
-
-
-if __name__ == "__main__":
-    cli.run(main)

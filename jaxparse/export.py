@@ -5,6 +5,11 @@
 The file is run at once, beside JAX, and is not written unless both agree (docs/deploy.md).
 """
 
+if __name__ == "__main__":
+    from jaxparse.__main__ import start
+
+    start("export")
+
 import json
 import time
 from collections.abc import Callable
@@ -154,7 +159,3 @@ def main() -> None:
     """Command line of `export`."""
     use_compilation_cache()
     cli.command(export, "export")
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -6,6 +6,11 @@ Nothing runs and no array is made. Autotuning would need the GPU, so the convolu
 are those of XLA's default choice.
 """
 
+if __name__ == "__main__":
+    from jaxparse.__main__ import start
+
+    start("plan")
+
 import importlib.util
 import math
 import os
@@ -299,7 +304,3 @@ def main() -> int:
     exp, config, options = parse_arguments(*about, PlanOptions())
     compile_only()
     return plan_run(config, exp, options.device, Console())
-
-
-if __name__ == "__main__":
-    cli.run(main)

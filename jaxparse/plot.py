@@ -5,6 +5,11 @@
 Loss, learning rate, mIoU, mAcc and aAcc of each evaluation, and IoU per class at the best one.
 """
 
+if __name__ == "__main__":
+    from jaxparse.__main__ import start
+
+    start("plot")
+
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -78,7 +83,3 @@ def plot(
 def main() -> None:
     """Command line of `plot`."""
     cli.command(plot, "plot")
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -8,6 +8,11 @@
 Threads read ahead and write behind.
 """
 
+if __name__ == "__main__":
+    from jaxparse.__main__ import start
+
+    start("predict")
+
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -293,7 +298,3 @@ def main() -> int:
     """Command line of `predict`."""
     use_compilation_cache()
     return cli.command(predict, "predict", {"--workdir": "--weights"})
-
-
-if __name__ == "__main__":
-    cli.run(main)

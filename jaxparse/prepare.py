@@ -7,6 +7,11 @@ becomes pictures and masks. Threads suffice: Pillow decodes and encodes outside 
 lock.
 """
 
+if __name__ == "__main__":
+    from jaxparse.__main__ import start
+
+    start("prepare")
+
 import json
 import os
 import shutil
@@ -238,7 +243,3 @@ def prepare(
 def main() -> None:
     """Command line: `RELEASE --output DIR`."""
     cli.command(prepare, "prepare")
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -4,6 +4,11 @@ Training pictures with their masks, read and augmented as the run of the same fl
 step, in one picture to look at before a long run.
 """
 
+if __name__ == "__main__":
+    from jaxparse.__main__ import start
+
+    start("preview")
+
 import itertools
 import sys
 from collections.abc import Iterator
@@ -115,7 +120,3 @@ def main() -> None:
     all_devices()
     use_compilation_cache()
     preview(config, options)
-
-
-if __name__ == "__main__":
-    cli.run(main)

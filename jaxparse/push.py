@@ -5,6 +5,11 @@
 `Parser.from_pretrained("user/repo")` and `predict --weights user/repo` read it back.
 """
 
+if __name__ == "__main__":
+    from jaxparse.__main__ import start
+
+    start("push")
+
 import json
 import shutil
 from pathlib import Path
@@ -131,7 +136,3 @@ def upload(repository: str, folder: Path, private: bool) -> None:
 def main() -> None:
     """Command line of `push`."""
     cli.command(push, "push")
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -7,13 +7,18 @@
 The formats are described in scoring/submissions.py.
 """
 
+if __name__ == "__main__":
+    from jaxparse.__main__ import start
+
+    start("submission")
+
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import tyro
 
-from jaxparse import cli, interrupts
+from jaxparse import cli
 from jaxparse.data.folders import find_images
 from jaxparse.parsing.parser import NO_TEST_TIME, TestTime
 from jaxparse.parsing.solution import (
@@ -104,10 +109,5 @@ def solution(
 
 def main() -> int:
     """Command line: `check`, `pack` or `solution`."""
-    interrupts.raise_again()
     commands = {"check": check, "pack": pack, "solution": solution}
     return tyro.extras.subcommand_cli_from_dict(commands, prog=cli.prog("submission"))
-
-
-if __name__ == "__main__":
-    cli.run(main)

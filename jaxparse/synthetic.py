@@ -3,6 +3,11 @@
 python -m jaxparse.synthetic --output DIR --count 4000
 """
 
+if __name__ == "__main__":
+    from jaxparse.__main__ import start
+
+    start("synthetic")
+
 import itertools
 from pathlib import Path
 
@@ -58,7 +63,3 @@ def write_faces(
 def main() -> None:
     """Command line: `--output DIR --count N`."""
     cli.command(write_faces, "synthetic")
-
-
-if __name__ == "__main__":
-    cli.run(main)

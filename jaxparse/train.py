@@ -4,6 +4,11 @@ Data, model, state, loop. The loop never waits for the step it has just dispatch
 loss of the step before, so the next batch is decoded and copied while the device computes.
 """
 
+if __name__ == "__main__":
+    from jaxparse.__main__ import start
+
+    start("train")
+
 import re
 import runpy
 import sys
@@ -36,7 +41,6 @@ from jaxparse.devices import (
     use_compilation_cache,
 )
 from jaxparse.files import require_writable_folder, sole_run, writing
-from jaxparse.interrupts import INTERRUPTED
 from jaxparse.models import require_enough_pictures
 from jaxparse.models.parameters import parameters_table
 from jaxparse.scoring.scores import Scores
@@ -179,7 +183,7 @@ def run_steps(config: Config, console: Console, mesh: Mesh, weights: Path | None
             finish(config, state, scores, val_loader, console)
     elif stopping:
         show(console, f"stopped and saved after step {step}; run the same command to resume")
-        return INTERRUPTED
+        return cli.INTERRUPTED
     else:
         show(console, f"{config.workdir} is already at its last step, {first}")
     return 0
@@ -197,7 +201,3 @@ def main() -> int:
     quiet_aftermath()
     with joined(processes):
         return train(config, Console(quiet=jax.process_index() > 0), exp)
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -6,6 +6,11 @@ Gradio, the extra `web`, serves it to this machine alone and fetches nothing fro
 uploaded and made lies in a temporary folder that ends with the command.
 """
 
+if __name__ == "__main__":
+    from jaxparse.__main__ import start
+
+    start("web")
+
 import os
 import socket
 import threading
@@ -258,7 +263,3 @@ def main() -> None:
     """Command line of `web`."""
     use_compilation_cache()
     cli.command(web, "web")
-
-
-if __name__ == "__main__":
-    cli.run(main)

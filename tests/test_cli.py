@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from jaxparse import cli, interrupts
+from jaxparse import cli
+from jaxparse.__main__ import start
 from jaxparse.cli import command, line_for_shell, prog, run, show, track
 from jaxparse.files import FaultsError, reading
 
@@ -102,22 +103,19 @@ def test_interrupted_while_it_starts(words: list[str], tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
-def test_commands_can_be_interrupted_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(sys, "argv", ["data"])
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # to be put back
-    interrupts.exit_at_once()
-    assert signal.getsignal(signal.SIGINT) != before
-    assert command(lambda: signal.getsignal(signal.SIGINT) == before, "data")
+def test_a_command_that_runs_can_be_interrupted_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, seen = signal.getsignal(signal.SIGINT), []
+    monkeypatch.setattr(cli, "command", lambda *_: seen.append(signal.getsignal(signal.SIGINT)))
+    with pytest.raises(SystemExit):
+        start("synthetic")
+    assert seen == [before] == [signal.getsignal(signal.SIGINT)]
 
 
 def test_interrupted_while_garbage_is_collected() -> None:
     code = """
 import gc, os, signal, time
-from jaxparse import cli, interrupts
+from jaxparse import cli
 def main():
-    interrupts.exit_at_once()
-    interrupts.raise_again()
     gc.callbacks.append(lambda *_: gc.callbacks.clear() or os.kill(os.getpid(), signal.SIGINT))
     gc.collect()
     time.sleep(20)

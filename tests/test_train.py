@@ -14,8 +14,8 @@ from rich.console import Console
 
 from jaxparse import train as train_module
 from jaxparse.classes import CELEBAMASK
+from jaxparse.cli import INTERRUPTED
 from jaxparse.config import Config, load_experiment, save_config
-from jaxparse.interrupts import INTERRUPTED
 from jaxparse.models import split_model
 from jaxparse.train import train
 from jaxparse.training.checkpoint import Checkpoints

@@ -21,12 +21,12 @@ import pytest
 from rich.console import Console
 
 from jaxparse import cli
+from jaxparse.cli import INTERRUPTED
 from jaxparse.config import Config
 from jaxparse.data.loaders import EvalLoader, make_train_loader
 from jaxparse.data.masks import write_mask
 from jaxparse.data.sources import SkippingSource, make_source
 from jaxparse.devices import make_mesh
-from jaxparse.interrupts import INTERRUPTED
 from jaxparse.training.checkpoint import quiet_aftermath
 from jaxparse.training.interval import NonFiniteLossError
 from jaxparse.training.logs import MetricsLog

@@ -1,5 +1,10 @@
 """`python -m jaxparse.classes NAME`: a table of classes, its colours, what it is made from."""
 
+if __name__ == "__main__":
+    from jaxparse.__main__ import start
+
+    start("classes")
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -66,7 +71,3 @@ def print_classes(table: str = CELEBAMASK.name, /) -> None:
 def main() -> None:
     """Command line of `print_classes`."""
     cli.command(print_classes, "classes")
-
-
-if __name__ == "__main__":
-    cli.run(main)

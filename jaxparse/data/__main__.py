@@ -1,5 +1,10 @@
 """`python -m jaxparse.data --check DIR`: what a data folder holds, and every bad file in it."""
 
+if __name__ == "__main__":
+    from jaxparse.__main__ import start
+
+    start("data")
+
 import os
 from collections import Counter
 from dataclasses import dataclass, field
@@ -148,7 +153,3 @@ def shares_table(reports: dict[str, SplitReport], classes: Classes) -> Table:
 def main() -> int:
     """Command line: `--check DIR`."""
     return cli.command(print_check, "data")
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -6,6 +6,11 @@ report.html embeds everything it shows: it opens anywhere, offline, and has no s
 lies mirrored_masks.txt, the list for --mirrored-masks.
 """
 
+if __name__ == "__main__":
+    from jaxparse.__main__ import start
+
+    start("report")
+
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -189,7 +194,3 @@ def main() -> None:
     """Command line of `report`."""
     use_compilation_cache()
     cli.command(report, "report", {"--workdir": "--weights"})
-
-
-if __name__ == "__main__":
-    cli.run(main)
