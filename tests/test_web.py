@@ -21,21 +21,12 @@ from jaxparse.data.drawn.picture import draw_face
 from jaxparse.data.masks import read_label
 from jaxparse.parsing.overlay import blend
 from jaxparse.weights.files import SHIPPED
+from tests.browser import missing, opened
 from tests.conftest import Nano
 from tests.foreign import offline_hub
 from tests.refusal import refuses
 
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-MISSING = [
-    name
-    for name, there in {
-        "chromium": BROWSER,
-        "chromium-driver": DRIVER,
-        "gradio": find_spec("gradio"),
-        "selenium": find_spec("selenium"),
-    }.items()
-    if not there
-]
+MISSING = missing(gradio=find_spec("gradio"))
 
 
 @pytest.fixture(scope="module")
@@ -146,20 +137,9 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Any]:
-    """Chromium, which saves downloads in the test's folder and reaches no other host."""
-    from selenium.webdriver import Chrome, ChromeOptions
-    from selenium.webdriver.chrome.service import Service
-
-    options = ChromeOptions()
-    options.binary_location = BROWSER
-    flags = ("headless", "no-sandbox", "disable-gpu", "disable-background-networking")
-    for flag in (*flags, "host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"):
-        options.add_argument(f"--{flag}")
-    folder = {"download.default_directory": str(tmp_path / "downloads")}
-    options.add_experimental_option("prefs", folder)
-    driver = Chrome(options, Service(DRIVER))
-    yield driver
-    driver.quit()
+    """Chromium, which saves downloads in the test's folder."""
+    with opened(tmp_path / "downloads") as driver:
+        yield driver
 
 
 @pytest.mark.full
