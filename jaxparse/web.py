@@ -34,6 +34,7 @@ from jaxparse.parsing.parser import Parser
 from jaxparse.parsing.regions import cut_out
 from jaxparse.parsing.results import Parsing
 from jaxparse.weights.files import BEST_WEIGHTS, SHIPPED
+from jaxparse.weights.find import find_weights
 from jaxparse.weights.hub import cached
 
 if TYPE_CHECKING:
@@ -207,9 +208,9 @@ def import_gradio() -> Any:  # noqa: ANN401
     try:
         import gradio
     except ImportError as error:
-        raise ValueError(
-            f'the page needs gradio; run: pip install "jaxparse[web]" ({error})'
-        ) from error
+        fault = "cannot be imported" if find_spec("gradio") else "is missing"
+        fix = 'run: pip install --upgrade "jaxparse[web]"'
+        raise ValueError(f"gradio {fault} ({reason(error)}); {fix}") from error
     return gradio
 
 
@@ -233,8 +234,11 @@ def web(weights: str | None = None, port: int = 7860) -> None:
         port: Of http://127.0.0.1.
     """
     require_free(port)
-    import_gradio()
     names = networks(weights)
+    if weights:
+        names[weights] = str(find_weights(weights))
+    os.environ["no_proxy"] = "*"  # the weights are here, and gradio calls its own page alone
+    import_gradio()
 
     @lru_cache(maxsize=2)
     def load(weights: str, faces: bool) -> Parser:

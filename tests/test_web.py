@@ -97,8 +97,18 @@ def test_what_is_shown_and_downloaded(
 
 def test_without_gradio_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with refuses('pip install "jaxparse[web]"'):
-        web.web(port=free_port())
+    with refuses("missing", 'pip install --upgrade "jaxparse[web]"'):
+        web.import_gradio()
+
+
+def test_another_fault_of_gradio_is_not_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gradio.py").write_text("raise ImportError('no libfoo')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "gradio", raising=False)
+    with refuses("cannot be imported", "no libfoo"):
+        web.import_gradio()
 
 
 def free_port() -> int:
@@ -118,12 +128,19 @@ def address(tmp_path: Path) -> Iterator[str]:
     """A served page; Ctrl-C must end it without a trace."""
     command = [sys.executable, "-m", "jaxparse.web", "--port", str(free_port())]
     errors = tmp_path / "errors"
+    proxies = dict.fromkeys(("http_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    proxies["all_proxy"] = "socks5://127.0.0.1:9"  # none is asked for this machine's page
     # Ctrl-C is ignored in what a shell has started in the background.
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     with (
         errors.open("w") as file,
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=file, cwd=tmp_path, text=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            cwd=tmp_path,
+            text=True,
+            env=os.environ | proxies,
         ) as process,
     ):
         signal.signal(signal.SIGINT, handler)
