@@ -84,6 +84,10 @@ def start(name: str) -> NoReturn:
     """Runs a command to its end: what `python -m jaxparse.NAME` does before it imports anything."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's & ignores it
         signal.signal(signal.SIGINT, interrupted)
+    # Before libraries in C++ are loaded: XLA asks for bug reports on slow compilations, TensorFlow
+    # tells how it was built. What goes wrong is raised as well; MTCNN takes as long without oneDNN.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     from jaxparse import cli  # here: rich takes 0.1 s, which the list of commands can do without
 
     cli.run(partial(run_command, name))

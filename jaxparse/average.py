@@ -50,7 +50,7 @@ def save_average(paths: Sequence[Path], config: Config, run: Path, batches: int)
     """Writes the mean of the weights, with batch statistics of its own, with a progress bar."""
     params, batch_stats = mean_weights(paths, config)
     loader = islice(make_train_loader(config, warn=_warn_of(config)), batches)
-    tracked = cli.track(loader, batches, "batch statistics")
+    tracked = cli.track(loader, batches, "batch statistics", first=cli.COMPILING)
     arrays = flatten(params) | flatten(batch_statistics(config, params, batch_stats, tracked))
     steps = ", ".join(path.stem for path in paths)
     origin = f"mean of the weights after steps {steps} of {run}, batch norm over {batches} batches"

@@ -110,8 +110,10 @@ def main() -> None:
         "devices": jax.device_count(),
         "repeats": options.repeats,
     }
-    figures |= benchmark_inference(config, options.repeats)
-    figures |= benchmark_training(config, options.repeats)
+    with cli.busy("compiling and timing inference"):
+        figures |= benchmark_inference(config, options.repeats)
+    with cli.busy("compiling and timing a training step"):
+        figures |= benchmark_training(config, options.repeats)
     figures |= peak_memory_gb()
     table = Table("figure", title="benchmark")
     table.add_column("value", justify="right")

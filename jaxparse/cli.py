@@ -7,6 +7,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NoReturn, TypeVar
@@ -17,8 +18,10 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    SpinnerColumn,
     Task,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 
 BROKEN_PIPE = 141  # a shell's exit code for a program whose reader has left
 INTERRUPTED = 130  # and for one that Ctrl-C ended
-COMPILING = "loading the network (the first time it is compiled)"  # before the first picture
+COMPILING = "compiling, once"  # before the first step or picture of a machine
 
 T = TypeVar("T")
 
@@ -156,11 +159,24 @@ def show_warning(message: Warning | str, *where: object) -> None:
 
 
 class RateColumn(ProgressColumn):
-    """Steps of the bar per second, over the last half minute."""
+    """Steps of the bar per second, over the last half minute; none in the first second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f}/s")
+        if speed is None or task.elapsed < 1:
+            return Text("")
+        return Text(f"{speed:.0f}/s" if speed >= 100 else f"{speed:.3g}/s")
+
+
+@contextmanager
+def busy(doing: str = COMPILING) -> Iterator[None]:
+    """While the block runs, a spinner with the time it takes, if stderr is a terminal."""
+    console = Console(stderr=True)
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        progress.add_task(doing)
+        yield
 
 
 def progress_bar(console: Console) -> Progress:

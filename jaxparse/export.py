@@ -137,7 +137,7 @@ def export(
     source = read_metadata(find_weights(weights))["source"]
     exported = Export(config, arrays, to, precision, about(config, precision, source))
     started = time.monotonic()
-    with atomic_path(output) as temporary:
+    with atomic_path(output) as temporary, cli.busy("exporting"):
         found = write_checked(exported, temporary, probabilities)
     show(exported, output, found, time.monotonic() - started)
 

@@ -26,7 +26,6 @@ from jax.experimental import topologies
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from jaxparse import cli
@@ -75,7 +74,6 @@ def compile_only() -> None:
     Without the compilation cache: what it holds for absent devices cannot be read.
     """
     os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # there may be no driver to ask
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # XLA too warns of what does not fit
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_compilation_cache", False)
 
@@ -245,14 +243,6 @@ def plan_table(plan: Plan, config: Config, gpu: GPU | None) -> Table:
     return table
 
 
-def compile_visibly(config: Config, mesh: Mesh, console: Console, text: str) -> Plan:
-    """`compile_step` under a spinner with the time it takes."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        progress.add_task(f"compiling {text}")
-        return compile_step(config, mesh)
-
-
 def verdict(plan: Plan, gpu: GPU | None) -> tuple[bool, str]:
     """Whether the peak fits beside the overhead, and a line that says so."""
     total = total_memory(gpu)
@@ -281,14 +271,16 @@ def plan_run(config: Config, exp: str, device: str, console: Console) -> int:
     if gpu and not has_cuda_compiler():
         say("rough: compiled for this CPU; pip install 'jax[cuda12]' compiles for the GPU itself")
     console.print(parameters_table(abstract_arguments(config, mesh)[0].params))
-    plan = compile_visibly(config, mesh, console, exp)
+    with cli.busy(f"compiling {exp}"):
+        plan = compile_step(config, mesh)
     console.print(plan_table(plan, config, gpu))
     fits, line = verdict(plan, gpu)
     say(f"{exp} on {device}: {line}")
     if fits:
         return 0
     for change in changes_to_try(config, gpu.half_precision() if gpu else "bfloat16"):
-        plan = compile_visibly(replace(config, **change), mesh, console, flags(change))
+        with cli.busy(f"compiling {flags(change)}"):
+            plan = compile_step(replace(config, **change), mesh)
         fits, line = verdict(plan, gpu)
         say(f"{flags(change)}: {line}")
         if fits:

@@ -117,7 +117,8 @@ def write_clips(stems: Mapping[Path, Path], start: Callable[[Clip, Path], Iterat
     for path, stem in stems.items():
         try:
             clip, begun = Clip(path), monotonic()
-            frames = sum(1 for _ in cli.track(start(clip, stem), clip.expected, path.name))
+            steps = cli.track(start(clip, stem), clip.expected, path.name, first=cli.COMPILING)
+            frames = sum(1 for _ in steps)
         except ValueError as error:
             bad += 1
             print(error, file=sys.stderr)

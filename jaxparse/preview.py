@@ -105,7 +105,8 @@ def preview(config: Config, options: PreviewOptions) -> None:
     written."""
     require_options(options, config)
     require_writable_file(options.output)
-    pictures = list(itertools.islice(pictures_from(config, options.step), options.count))
+    with cli.busy():
+        pictures = list(itertools.islice(pictures_from(config, options.step), options.count))
     side = min(config.image_size, LARGEST_SIDE)
     write_image(options.output, sheet(pictures, side, config.classes))
     print(f"written to {options.output}: {options.count} pictures from step {options.step} on")

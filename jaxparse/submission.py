@@ -101,7 +101,8 @@ def solution(
         code, masks = Path(folder) / "solution", Path(folder) / "masks"
         write_solution(code, weights, test_time)
         pictures = {masks / name: image for name, image in mask_names(images).items()}
-        written = cli.track(run_solution(code, pictures), len(pictures), "predicting")
+        made, first = run_solution(code, pictures), cli.COMPILING
+        written = cli.track(made, len(pictures), "predicting", first=first)
         count = len(list(written))
         _warn(write_submission(masks, images, output, "codabench", code))
     print(f"{output}: {count} masks and the solution, no faults")

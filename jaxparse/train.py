@@ -148,7 +148,7 @@ def run_steps(config: Config, console: Console, mesh: Mesh, weights: Path | None
             show(console, f"resuming {config.workdir} after step {first}")
         stops, vote = stack.enter_context(stop_requests()), StopVote(mesh)
         bar = stack.enter_context(cli.progress_bar(console))
-        training = bar.add_task("training", total=config.steps, completed=first)
+        training = bar.add_task(cli.COMPILING, start=False, total=config.steps, completed=first)
         validation = Validation(config, val_loader, log, bar, stops)
         interval = Interval(config, checkpoints)
 
@@ -161,11 +161,12 @@ def run_steps(config: Config, console: Console, mesh: Mesh, weights: Path | None
             interval.begin()
             state, metrics = train_step(state, shard_batch(next(loader), mesh))
             interval.add(step, metrics)
+            bar.start_task(training)
             stopping, evaluates = vote(bool(stops), step, metrics.loss), validation.is_due(step)
             if step % config.log_every == 0 or evaluates or stopping:
                 row = interval.close(step)
                 log.write(step, "train", row)
-                show(console, log_line(config, step, row))
+                show(console, log_line(config, step, row, estimate=not console.is_terminal))
             if evaluates or stopping:
                 # Saved before the evaluation: a run killed meanwhile resumes with the evaluation.
                 require_finite_state(state, step, checkpoints)
@@ -176,7 +177,7 @@ def run_steps(config: Config, console: Console, mesh: Mesh, weights: Path | None
             while skipped:
                 log.note(step, line := skipped.popleft())
                 show(console, f"warning: {line}")
-            bar.update(training, completed=step)
+            bar.update(training, completed=step, description="training")
 
     if scores is not None:
         if is_main:

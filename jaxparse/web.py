@@ -244,7 +244,8 @@ def web(weights: str | None = None, port: int = 7860) -> None:
     def load(weights: str, faces: bool) -> Parser:
         return Parser.load(weights, batch_size=1, faces=faces)
 
-    load(next(iter(names.values())), False)
+    with cli.busy():
+        load(next(iter(names.values())), False)(np.zeros((64, 64, 3), np.uint8))
     with TemporaryDirectory() as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         page = build(names, load, folder)

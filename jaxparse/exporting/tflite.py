@@ -8,7 +8,8 @@ import json
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -51,7 +52,6 @@ def write(program: Program, path: Path, metadata: Mapping[str, str], halve: bool
 
 
 def _converted(program: Program, halve: bool) -> bytes:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
     from jax.experimental import jax2tf
 
@@ -69,14 +69,27 @@ def _converted(program: Program, halve: bool) -> bytes:
     return converter.convert()
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing of the block on stderr: the interpreter, in C++, tells how it computes."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def load(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """The file as a function of pictures."""
     import tensorflow as tf
 
-    with warnings.catch_warnings():  # the interpreter moves to a package of its own
+    with warnings.catch_warnings(), _quiet():  # the interpreter moves to a package of its own
         warnings.simplefilter("ignore")
         interpreter = tf.lite.Interpreter(str(path))
-    interpreter.allocate_tensors()
+        interpreter.allocate_tensors()
     (image,) = interpreter.get_input_details()
     outputs = interpreter.get_output_details()
 

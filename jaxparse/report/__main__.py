@@ -59,7 +59,7 @@ def survey_pictures(parser: Parser, source: Source, num_workers: int) -> Survey:
     """Parses and scores every picture of the source, with a progress bar."""
     counts, weights = [], []
     evaluated = evaluate_pictures(parser, source, num_workers)
-    for parsing, counted in cli.track(evaluated, len(source), "evaluating"):
+    for parsing, counted in cli.track(evaluated, len(source), "evaluating", first=cli.COMPILING):
         counts.append(counted)
         masks = parsing.label, parsing.mask
         weighed = weigh(*masks, parsing.confidence(), len(parser.classes))

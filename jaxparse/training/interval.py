@@ -34,16 +34,17 @@ def summarise(
     }
 
 
-def log_line(config: Config, step: int, row: dict[str, float]) -> str:
-    """One line for the terminal."""
+def log_line(config: Config, step: int, row: dict[str, float], estimate: bool = True) -> str:
+    """One line for the log; with `estimate` the time left, which a terminal's bar shows."""
     left = timedelta(seconds=round((config.steps - step) * row["seconds_per_step"]))
+    left = f"  {left} left" if estimate else ""
     # Of logits that differ the cross-entropy is never 0.
     nothing = "  nothing to learn: every pixel of the masks is 255 (ignored)"
     return (
         f"step {step}/{config.steps}  loss {row['loss']:.4f} "
         f"(decode {row['decode_loss']:.4f}, auxiliary {row['auxiliary_loss']:.4f})  "
         f"accuracy {100 * row['pixel_accuracy']:.2f} %  learning rate {row['learning_rate']:.3g}  "
-        f"{row['seconds_per_step']:.3f} s/step  {left} left{nothing if row['loss'] == 0 else ''}"
+        f"{row['seconds_per_step']:.3f} s/step{left}{nothing if row['loss'] == 0 else ''}"
     )
 
 

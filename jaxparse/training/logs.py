@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
@@ -56,8 +55,6 @@ class Events:
 
     def __init__(self, folder: Path) -> None:
         # Imported here: it takes seconds, and other processes of a run do without.
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # nothing computes; saves a notice
         import tensorboard.summary  # noqa: F401  tf.summary.scalar is tensorboard's
         import tensorflow as tf
 

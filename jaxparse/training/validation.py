@@ -145,7 +145,7 @@ class Validation:
     ) -> None:
         self.config, self.loader, self.log, self.bar, self.stops = config, loader, log, bar, stops
         self.eval_step = make_eval_step(config, loader.block)
-        self.task = bar.add_task("evaluating", total=len(loader.source), visible=False)
+        self.task = bar.add_task(cli.COMPILING, total=len(loader.source), visible=False)
 
     def is_due(self, step: int) -> bool:
         """Whether the network is evaluated after `step`."""
@@ -171,6 +171,7 @@ class Validation:
 
     def score(self, weights: dict[str, dict[str, Any]], step: int, name: str, file: str) -> Scores:
         """The scores of `weights`, logged; the best ones so far go to `file`."""
+        self.bar.reset(self.task, visible=True)
         confusion = confusion_of(
             self.eval_step, **weights, loader=self.loader, advance=self.advance
         )
@@ -206,7 +207,8 @@ class Validation:
 
     def advance(self, done: int) -> None:
         """Moves the bar, which hides when it is full."""
-        self.bar.update(self.task, completed=done, visible=done < len(self.loader.source))
+        visible = done < len(self.loader.source)
+        self.bar.update(self.task, completed=done, visible=visible, description="evaluating")
         # One process must not leave a collective alone.
         if self.stops and jax.process_count() == 1:
             raise StoppedError
