@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -160,6 +161,15 @@ def test_track_yields_the_items_and_shows_how_far_it_is(
     assert out == "" and "counting" in err and "3/3" in err
     assert list(track("abc", 3, "counting", quiet=True)) == ["a", "b", "c"]
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("speed", "elapsed", "shown"),
+    [(53135, 0.9, ""), (53135, 9, "53135/s"), (3.125, 9, "3.12/s"), (0.0123, 9, "0.0123/s")],
+)
+def test_a_rate_has_three_digits_after_a_second(speed: float, elapsed: float, shown: str) -> None:
+    task = SimpleNamespace(finished_speed=None, speed=speed, elapsed=elapsed)
+    assert str(cli.RateColumn().render(task)) == shown
 
 
 def test_until_the_first_item_the_bar_has_another_title_and_no_time(

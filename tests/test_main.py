@@ -1,5 +1,6 @@
 """The console command: its list of commands, and how it runs one."""
 
+import os
 import subprocess
 import sys
 from importlib import metadata
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import jaxparse
+from jaxparse import cli
 from jaxparse.__main__ import COMMANDS, main
 
 PACKAGE = Path(jaxparse.__file__).parent
@@ -77,6 +79,19 @@ def test_a_command_gets_the_flags_and_its_usage_names_it(
 ) -> None:
     assert call(monkeypatch, name, "--help") == 0
     assert f"usage: jaxparse {name} " in capsys.readouterr().out
+
+
+def test_commands_silence_the_notices_of_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    names, seen = ("TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS"), []
+    monkeypatch.setattr(cli, "command", lambda *_: seen.append([os.environ[n] for n in names]))
+    for given in ({}, {names[0]: "0"}):
+        with monkeypatch.context() as patch:
+            for name in names:
+                patch.delenv(name, raising=False)
+            for name, value in given.items():
+                patch.setenv(name, value)
+            assert call(patch, "synthetic") == 0
+    assert seen == [["3", "0"], ["0", "0"]]  # the user's own are kept
 
 
 def test_an_error_of_a_command_is_one_line(

@@ -11,7 +11,9 @@ import jax
 import numpy as np
 import pytest
 from rich.console import Console
+from rich.progress import Progress
 
+from jaxparse import cli
 from jaxparse import train as train_module
 from jaxparse.classes import CELEBAMASK
 from jaxparse.cli import INTERRUPTED
@@ -122,9 +124,19 @@ def test_non_finite_loss_names_the_step_and_keeps_the_checkpoint(
     def poison(state: TrainState) -> TrainState:
         return state._replace(params=jax.tree.map(lambda x: x * np.nan, state.params))
 
+    bar, titles = Progress(disable=True), []
+
+    def look(state: TrainState) -> TrainState:
+        titles.append([(task.description, task.started) for task in bar.tasks if task.visible])
+        return state
+
+    monkeypatch.setattr(cli, "progress_bar", lambda console: bar)
+    before_step(monkeypatch, 1, look)
+    before_step(monkeypatch, 2, look)
     before_step(monkeypatch, 5, poison)
     with refuses("step 5", "nan", "checkpoint after step 3 is kept", error=NonFiniteLossError):
         run(config)
+    assert titles == [[(cli.COMPILING, False)], [("training", True)]]  # a step compiles once
     assert Checkpoints(config.workdir).latest_step() == 3
     assert [row["step"] for row in rows(config, "train/")] == [3]
 
