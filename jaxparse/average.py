@@ -89,7 +89,7 @@ def average(
     require_writable_file(run / AVERAGE_WEIGHTS, "the run's")
     require_shards(config.batch_size, make_mesh())
     path = save_average(paths, config, run, batches)
-    print(f"mean of {len(paths)} evaluations: {path}")
+    print(f"mean of {cli.counted(len(paths), 'evaluation')}: {path}")
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
@@ -28,7 +29,7 @@ from rich.text import Text
 
 from jaxparse import cuda
 from jaxparse.classes import Classes, load_classes
-from jaxparse.files import FaultsError, being_read
+from jaxparse.files import FaultsError, atomic_path, being_read
 
 if TYPE_CHECKING:
     import tyro
@@ -50,6 +51,11 @@ def line_for_shell(name: str, *words: object) -> str:
     return shlex.join(["python", "-m", f"jaxparse.{name}", *map(str, words)])
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 mask`, `2 masks`."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def show(console: Console, line: str) -> None:
     """Prints a line that people copy and search, paths among it: not wrapped, no markup."""
     console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -62,14 +68,27 @@ def command(
 ) -> int | None:
     """Calls `function` with the flags of the command line, one for each of its parameters.
 
-    `aliases` are further names of flags: alias -> flag.
+    `aliases` are further names of flags: alias -> flag, or -> "" for positional arguments.
     """
     import tyro  # here: this module is imported by loader workers, and tyro takes 0.2 s
 
-    words = (word.partition("=") for word in sys.argv[1:])
-    args = ["".join((aliases.get(flag, flag), *value)) for flag, *value in words]
-
+    args = arranged(sys.argv[1:], aliases)
     return tyro.cli(function, prog=prog(name), args=args, registry=flag_types())
+
+
+def arranged(words: Iterable[str], aliases: Mapping[str, str]) -> list[str]:
+    """The words with flags by their own names, and positional arguments given by flag in front."""
+    first: list[str] = []
+    to = rest = list[str]()
+    for word in words:
+        flag, *value = word.partition("=")
+        if aliases.get(flag) == "":
+            to = first
+            first += [value[1]] * bool(value[0])
+            continue
+        to = rest if word.startswith("-") else to
+        to.append("".join((aliases.get(flag, flag), *value)))
+    return first + rest
 
 
 def flag_types() -> "tyro.constructors.ConstructorRegistry":
@@ -166,6 +185,15 @@ class RateColumn(ProgressColumn):
         if speed is None or task.elapsed < 1:
             return Text("")
         return Text(f"{speed:.0f}/s" if speed >= 100 else f"{speed:.3g}/s")
+
+
+@contextmanager
+def written(output: Path) -> Iterator[Path]:
+    """As `files.atomic_path`, and a line that says whether another file was there."""
+    replaced = ", in place of the file that was there" if output.exists() else ""
+    with atomic_path(output) as temporary:
+        yield temporary
+    print(f"written to {output}{replaced}")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import runpy
+import sys
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -356,6 +357,9 @@ def parse_arguments(
         further: tyro.conf.OmitArgPrefixes[type(options)]
         config: tyro.conf.OmitArgPrefixes[Config]
 
+    args = sys.argv[1:] if args is None else args
+    if args and not args[0].startswith("-"):  # train quickstart
+        args = ["--exp", *args]
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--exp", default=tyro.MISSING)
     exp = finder.parse_known_args(args)[0].exp

@@ -19,6 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from tyro.conf import Positional
 
 from jaxparse import cli
 from jaxparse.classes import Classes
@@ -201,7 +202,7 @@ def halve_weights(exp: str | None, weights: str, output: Path | None = None) -> 
 
 def convert_file(
     exp: str | None = None,
-    weights: str | None = None,
+    weights: Positional[str | None] = None,
     output: Path | None = None,
     to: Literal["jaxparse", "16bit", "mmseg"] = "jaxparse",
     classes: Classes | None = None,
@@ -244,4 +245,4 @@ def convert_file(
 
 def main() -> None:
     """Command line of `convert_file`."""
-    cli.command(convert_file, "convert_weights", {"--checkpoint": "--weights"})
+    cli.command(convert_file, "convert_weights", {"--weights": "", "--checkpoint": ""})

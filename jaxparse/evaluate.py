@@ -1,6 +1,6 @@
 """Scores of a network on labelled pictures, or of masks written by any tool.
 
-    python -m jaxparse.evaluate --weights FILE_OR_RUN --data-dir DIR --flip --scales 0.75 1 1.25
+    python -m jaxparse.evaluate FILE_OR_RUN --data-dir DIR --flip --scales 0.75 1 1.25
     python -m jaxparse.evaluate --predictions DIR --labels DIR
 
 Predictions are scored at the masks' own sizes. The tables and the names of the figures are
@@ -29,7 +29,7 @@ from jaxparse.classes import CELEBAMASK, Classes, orders_of
 from jaxparse.config import Config, override, scored_in
 from jaxparse.data.sources import make_source
 from jaxparse.devices import ONE_PROCESS, Processes, gather_rows, joined, use_compilation_cache
-from jaxparse.files import atomic_path, require_writable_file
+from jaxparse.files import require_writable_file
 from jaxparse.parsing.labelled import evaluate_pictures
 from jaxparse.parsing.parser import NO_TEST_TIME, Parser, TestTime
 from jaxparse.scoring.counts import Counts, total
@@ -87,10 +87,9 @@ def publish(
             "scores with left and right joined): one side may be mirrored, or call the viewer's "
             "left left",
         )
-    with atomic_path(output) as temporary:
+    with cli.written(output) as temporary:
         content = about | {"pictures": len(counts)} | results(*figures)
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    print(f"written to {output}")
 
 
 def evaluate_masks(
@@ -120,7 +119,7 @@ def evaluate_network(parser: Parser, config: Config, split: str) -> list[Counts]
 
 
 def evaluate(
-    weights: str | None = None,
+    weights: tyro.conf.Positional[str | None] = None,
     exp: str | None = None,
     data_dir: str | None = None,
     split: Literal["val", "train"] = "val",
@@ -140,7 +139,7 @@ def evaluate(
 
     Args:
         weights: A weights file (.safetensors), the folder of a run (its best weights), or a
-            repository of the Hugging Face hub (user/name).
+            repository of the Hugging Face hub (user/name); also as --weights.
         exp: Experiment whose settings replace those stored with the weights.
         data_dir: Folder with val/, or `synthetic`; default: as in the run or experiment.
         split: Pictures to evaluate on.
@@ -204,4 +203,4 @@ def evaluate(
 def main() -> None:
     """Command line of `evaluate`."""
     use_compilation_cache()
-    cli.command(evaluate, "evaluate", {"--workdir": "--weights"})
+    cli.command(evaluate, "evaluate", {"--weights": "", "--workdir": ""})

@@ -2,7 +2,7 @@
 
     python -m jaxparse.export runs/swin_t --to onnx --output swin_t.onnx
 
-The file is run at once, beside JAX, and is not written unless both agree (docs/deploy.md).
+The file is run at once, beside JAX, and is not written unless both agree.
 """
 
 if __name__ == "__main__":
@@ -19,8 +19,6 @@ from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from tyro.conf import Positional
 
 from jaxparse import cli
@@ -29,7 +27,7 @@ from jaxparse.devices import use_compilation_cache
 from jaxparse.exporting import onnx, stablehlo, tflite
 from jaxparse.exporting.check import Agreement, compare, reference, require_agreement
 from jaxparse.exporting.program import Weights, picture_spec, picture_to_mask, trace
-from jaxparse.files import atomic_path, require_writable_file
+from jaxparse.files import require_writable_file
 from jaxparse.weights.files import flatten, read_metadata
 from jaxparse.weights.find import find_weights, load_network
 
@@ -137,25 +135,25 @@ def export(
     source = read_metadata(find_weights(weights))["source"]
     exported = Export(config, arrays, to, precision, about(config, precision, source))
     started = time.monotonic()
-    with atomic_path(output) as temporary, cli.busy("exporting"):
-        found = write_checked(exported, temporary, probabilities)
-    show(exported, output, found, time.monotonic() - started)
+    with cli.written(output) as temporary:
+        with cli.busy("exporting"):
+            found = write_checked(exported, temporary, probabilities)
+        show(exported, temporary, found, time.monotonic() - started)
 
 
-def show(exported: Export, output: Path, found: Agreement, seconds: float) -> None:
-    """A table of what was written, and the path."""
-    console = Console()
-    table = Table("network", "format", "precision", title="export")
-    for column in ("difference", "same class", "MB", "seconds"):
-        table.add_column(column, justify="right")
-    figures = (f"{found.difference:.1e}", f"{100 * found.masks:.3f} %")
-    figures += (f"{output.stat().st_size / 1e6:.1f}", f"{seconds:.0f}")
-    table.add_row(exported.about["network"], exported.to, exported.precision, *figures)
-    console.print(table)
-    cli.show(console, f"written to {output}; how to run it: docs/deploy.md")
+def show(exported: Export, path: Path, found: Agreement, seconds: float) -> None:
+    """Lines on what was written, what it takes and gives."""
+    about, megabytes = exported.about, path.stat().st_size / 1e6
+    size = f"{megabytes:.1f} MB, made in {seconds:.0f} s"
+    print(f"{about['network']}, {exported.to}, {exported.precision}, {size}")
+    print(
+        f"beside JAX probabilities differ by at most {found.difference:.1e}, and "
+        f"{100 * found.masks:.3f} % of the pixels have the same class"
+    )
+    print(f"takes {about['input']} ({about['resize_filter']}); gives mask: uint8, class indices")
 
 
 def main() -> None:
     """Command line of `export`."""
     use_compilation_cache()
-    cli.command(export, "export")
+    cli.command(export, "export", {"--weights": ""})

@@ -1,9 +1,9 @@
 """Pictures and clips -> masks at their own sizes, as palette PNG.
 
-    python -m jaxparse.predict --input FILE_OR_DIR... --output DIR
-    python -m jaxparse.predict --input clip.mp4 --output DIR [--frames]
-    python -m jaxparse.predict --weights FILE_OR_RUN --input FILE_OR_DIR... --output DIR [--overlay]
-    python -m jaxparse.predict --weights FILE_OR_RUN --input TEST_IMAGES --submission test_mask.zip
+    python -m jaxparse.predict FILE_OR_DIR... --output DIR
+    python -m jaxparse.predict clip.mp4 --output DIR [--frames]
+    python -m jaxparse.predict FILE_OR_DIR... --weights FILE_OR_RUN --output DIR [--overlay]
+    python -m jaxparse.predict TEST_IMAGES --weights FILE_OR_RUN --submission test_mask.zip
 
 Threads read ahead and write behind.
 """
@@ -52,7 +52,7 @@ from jaxparse.scoring.submissions import Format, require_output, require_sizes, 
 from jaxparse.weights.files import SHIPPED
 from jaxparse.weights.find import load_network
 
-SHIPPED_LINE = "no --weights: the small network of jaxparse, for non-commercial use (docs/tiny.md)"
+SHIPPED_LINE = "no --weights: the small network of jaxparse, for non-commercial use"
 
 
 class NoFaceError(ValueError):
@@ -124,7 +124,8 @@ def write_clips(stems: Mapping[Path, Path], start: Callable[[Clip, Path], Iterat
             print(error, file=sys.stderr)
             continue
         rate = frames / (monotonic() - begun)
-        print(f"{path}: {frames} frames at {float(clip.rate):.2f} a second, parsed {rate:.1f}")
+        count = cli.counted(frames, "frame")
+        print(f"{path}: {count} at {float(clip.rate):.2f} a second, parsed {rate:.1f}")
     return bad
 
 
@@ -160,14 +161,14 @@ def others_of(paths: Sequence[Path], output: Path, recursive: bool) -> list[Path
 
 def summary(output: Path, total: int, skipped: int, bad: int, faceless: int) -> str:
     """How many masks were written, and how many not."""
-    line = f"{total - skipped - bad - faceless} masks in {output}"
+    line = f"{cli.counted(total - skipped - bad - faceless, 'mask')} in {output}"
     line += f", {skipped} were there" if skipped else ""
     line += f", {bad} of {total} skipped" if bad else ""
     return line + (f", no face found in {faceless} of {total}" if faceless else "")
 
 
 def predict(
-    input: list[Path],
+    input: tyro.conf.Positional[list[Path]],
     weights: str | None = None,
     output: Path | None = None,
     exp: str | None = None,
@@ -195,7 +196,7 @@ def predict(
     For a clip STEM.mp4 it is STEM.mov, without loss, at the clip's times.
 
     Args:
-        input: Pictures, folders of pictures, and clips (.mp4, .mov, .mkv, ...).
+        input: Pictures, folders of pictures, and clips (.mp4, .mov, .mkv, ...); also as --input.
         weights: A weights file (.safetensors), the folder of a run (its best weights), or a
             repository of the Hugging Face hub (user/name); default: the network that comes with
             jaxparse.
@@ -245,7 +246,7 @@ def predict(
         raise ValueError("--hard, --grow, --feather and --cutout are of regions; give --region")
     places = find_tree(input, output) if recursive else dict.fromkeys(find_images(input), Path())
     if not places:
-        raise ValueError("--input is empty; give pictures or folders of pictures")
+        raise ValueError("nothing is given; give pictures, folders of pictures, or clips")
     clips = [path for path in places if path.suffix.lower() in SUFFIXES]
     require_clip_flags(clips, frames, smooth, logits and not frames, submission)
     if output:
@@ -291,11 +292,11 @@ def predict(
         if submission:
             for warning in write_submission(Path(folder), list(places), submission, format):
                 print("warning:", warning, file=sys.stderr)
-            print(f"wrote {submission}: {len(places)} masks, checked")
+            print(f"wrote {submission}: {cli.counted(len(places), 'mask')}, checked")
     return 1 if bad or faceless == len(files) else 0
 
 
 def main() -> int:
     """Command line of `predict`."""
     use_compilation_cache()
-    return cli.command(predict, "predict", {"--workdir": "--weights"})
+    return cli.command(predict, "predict", {"--input": "", "--workdir": "--weights"})

@@ -234,7 +234,8 @@ def prepare(
             faults = make_faces(tasks, num_workers)
     if faults:
         print(*faults[:FAULTS_SHOWN], sep="\n", file=sys.stderr)
-        raise ValueError(f"{len(faults)} bad files; fix them and run the same command again")
+        count = cli.counted(len(faults), "bad file")
+        raise ValueError(f"{count}; replace what is named above and run the same command again")
     masks = require_complete(output, found)
     size = f", {found.size}x{found.size}" if found.size else ""
     print(f"{output} is complete: {counts}, with masks{size}; {whose_left(masks, found.classes)}")

@@ -109,7 +109,8 @@ def preview(config: Config, options: PreviewOptions) -> None:
         pictures = list(itertools.islice(pictures_from(config, options.step), options.count))
     side = min(config.image_size, LARGEST_SIDE)
     write_image(options.output, sheet(pictures, side, config.classes))
-    print(f"written to {options.output}: {options.count} pictures from step {options.step} on")
+    count = cli.counted(options.count, "picture")
+    print(f"written to {options.output}: {count} from step {options.step} on")
     if not augments(config):
         print("no augmentation is on; --mirror-probability 0.5 is the first to try")
 

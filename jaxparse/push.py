@@ -135,4 +135,4 @@ def upload(repository: str, folder: Path, private: bool) -> None:
 
 def main() -> None:
     """Command line of `push`."""
-    cli.command(push, "push")
+    cli.command(push, "push", {"--weights": ""})

@@ -55,7 +55,7 @@ def check(file: Path, /, *, images: Path, format: Format = "server") -> int:
     """
     inspection = inspect_submission(file, images, format)
     _warn(inspection.warnings)
-    good = f"{file}: {inspection.count} masks, no faults"
+    good = f"{file}: {cli.counted(inspection.count, 'mask')}, no faults"
     print("\n".join(fault_lines(inspection.faults)) or good)
     return 1 if inspection.faults else 0
 
@@ -72,7 +72,7 @@ def pack(masks: Path, /, *, images: Path, output: Path, format: Format = "server
         format: server, one folder of masks; codabench, masks/.
     """
     _warn(write_submission(masks, images, output, format))
-    print(f"{output}: {len(mask_names(images))} masks, no faults")
+    print(f"{output}: {cli.counted(len(mask_names(images)), 'mask')}, no faults")
 
 
 def solution(
@@ -105,7 +105,7 @@ def solution(
         written = cli.track(made, len(pictures), "predicting", first=first)
         count = len(list(written))
         _warn(write_submission(masks, images, output, "codabench", code))
-    print(f"{output}: {count} masks and the solution, no faults")
+    print(f"{output}: {cli.counted(count, 'mask')} and the solution, no faults")
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """Writes drawn faces with their masks as a data folder.
 
-python -m jaxparse.synthetic --output DIR --count 4000
+python -m jaxparse.synthetic DIR --count 4000
 """
 
 if __name__ == "__main__":
@@ -10,6 +10,8 @@ if __name__ == "__main__":
 
 import itertools
 from pathlib import Path
+
+from tyro.conf import Positional
 
 from jaxparse import cli
 from jaxparse.classes import CELEBAMASK, Classes, becomes, convert_label
@@ -22,7 +24,7 @@ VAL_START = 1_000_000  # index of the first face to evaluate on, beyond any trai
 
 
 def write_faces(
-    output: Path,
+    output: Positional[Path],
     count: int,
     val_count: int = 200,
     size: int = 512,
@@ -62,4 +64,4 @@ def write_faces(
 
 def main() -> None:
     """Command line: `--output DIR --count N`."""
-    cli.command(write_faces, "synthetic")
+    cli.command(write_faces, "synthetic", {"--output": ""})

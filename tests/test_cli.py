@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 from rich.progress import Progress
+from tyro.conf import Positional
 
 from jaxparse import cli
 from jaxparse.__main__ import start
@@ -75,11 +76,53 @@ def test_flags_may_have_a_second_name(monkeypatch: pytest.MonkeyPatch) -> None:
         assert command(show, "predict", {"--workdir": "--weights"}) == 4
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "a b --output o --hard",
+        "--input a b --output o --hard",
+        "--output o --hard --input a b",
+        "a --hard --input b --output o",
+        "b --hard --input=a --output o",
+        "--output o --hard --in a --input b",
+    ],
+)
+def test_positional_arguments_may_be_given_by_a_flag(
+    words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def show(input: Positional[list[Path]], output: str, hard: bool = False) -> str:
+        return f"{sorted(map(str, input))} {output} {hard}"
+
+    monkeypatch.setattr(sys, "argv", ["predict", *words.split()])
+    shown = command(show, "predict", {"--input": "", "--in": ""})
+    assert shown == "['a', 'b'] o True"
+
+
+def test_other_words_are_kept() -> None:
+    words = ["=x", "", "--size=3"]
+    assert cli.arranged(words, {"--input": ""}) == words
+
+
 def test_usage_names_the_command_as_it_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/lib/jaxparse/train.py"])
     assert prog("train") == "python -m jaxparse.train"
     monkeypatch.setattr(sys, "argv", ["jaxparse train"])
     assert prog("train") == "jaxparse train"
+
+
+def test_a_file_that_is_replaced_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        with cli.written(tmp_path / "x.json") as temporary:
+            temporary.write_text("{}")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"written to {tmp_path}/x.json"
+    assert second == f"{first}, in place of the file that was there"
+
+
+def test_counts_of_one_are_singular() -> None:
+    assert [cli.counted(n, "mask") for n in range(3)] == ["0 masks", "1 mask", "2 masks"]
 
 
 @pytest.mark.parametrize("text", ["runs[/x]/best", "runs[v2]", "a:smile:b", "x" * 300])

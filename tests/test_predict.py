@@ -159,7 +159,6 @@ def test_no_input_is_one_line(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--input"], ["--input"]),
         (["--batch-size", 0], ["batch_size is 0", "at least 1"]),
         (["--num-workers", 0], ["num_workers is 0", "at least 1"]),
         (["--submission", "x.zip", "--classes", "facer"], ["--submission", "--classes"]),

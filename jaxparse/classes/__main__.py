@@ -70,4 +70,4 @@ def print_classes(table: str = CELEBAMASK.name, /) -> None:
 
 def main() -> None:
     """Command line of `print_classes`."""
-    cli.command(print_classes, "classes")
+    cli.command(print_classes, "classes", {"--weights": ""})

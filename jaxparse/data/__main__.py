@@ -1,4 +1,4 @@
-"""`python -m jaxparse.data --check DIR`: what a data folder holds, and every bad file in it."""
+"""`python -m jaxparse.data DIR`: what a data folder holds, and every bad file in it."""
 
 if __name__ == "__main__":
     from jaxparse.__main__ import start
@@ -98,12 +98,12 @@ def _file_mode(path: Path) -> str:
 
 
 def print_check(
-    check: Path, classes: Classes = CELEBAMASK, labels_are: Classes | None = None
+    check: Path, /, classes: Classes = CELEBAMASK, labels_are: Classes | None = None
 ) -> int:
     """Reads every file of train and val, prints a summary and every bad file.
 
     Args:
-        check: Folder with train/ and val/.
+        check: Folder with train/ and val/; also as --check.
         classes: Table that the masks are read as.
         labels_are: Table that they are in, if it is another one.
 
@@ -151,5 +151,5 @@ def shares_table(reports: dict[str, SplitReport], classes: Classes) -> Table:
 
 
 def main() -> int:
-    """Command line: `--check DIR`."""
-    return cli.command(print_check, "data")
+    """Command line: `DIR`, or as once `--check DIR`."""
+    return cli.command(print_check, "data", {"--check": ""})

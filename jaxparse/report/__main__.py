@@ -1,6 +1,6 @@
 """One page on a network: its run, its scores, its errors, and masks that look wrong.
 
-    python -m jaxparse.report --weights FILE_OR_RUN --data-dir DIR
+    python -m jaxparse.report FILE_OR_RUN --data-dir DIR
 
 report.html embeds everything it shows: it opens anywhere, offline, and has no scripts. Beside it
 lies mirrored_masks.txt, the list for --mirrored-masks.
@@ -24,7 +24,7 @@ from jaxparse.config import override, scored_in
 from jaxparse.data.mirrored import listed_names, write_names
 from jaxparse.data.sources import FolderSource, SyntheticSource, make_source
 from jaxparse.devices import use_compilation_cache
-from jaxparse.files import atomic_path, require_writable_file
+from jaxparse.files import require_writable_file
 from jaxparse.models.parameters import parameter_counts
 from jaxparse.parsing.labelled import evaluate_pictures
 from jaxparse.parsing.parser import NO_TEST_TIME, Parser, TestTime
@@ -120,7 +120,7 @@ def wrong_on_disk(survey: Survey, exchanged: set[str]) -> set[str]:
 
 
 def report(
-    weights: str,
+    weights: tyro.conf.Positional[str],
     data_dir: str | None = None,
     split: Literal["val", "train"] = "val",
     classes: Classes | None = None,
@@ -136,7 +136,7 @@ def report(
 
     Args:
         weights: A run's folder (its best weights), or, then without curves, a weights file or a
-            repository of the Hugging Face hub (user/name).
+            repository of the Hugging Face hub (user/name); also as --weights.
         data_dir: Folder with val/, or `synthetic`; default: as in the run.
         split: Pictures to report on.
         classes: Table to score in, which the network's classes can become by merging; default: the
@@ -180,17 +180,16 @@ def report(
         curves = chart(draw([run]), "Loss, learning rate and scores during training")
         content = {"Scores": content.pop("Scores"), "Curves": curves} | content
     content["Recipe"] = join([recipe(config), parameters(parameter_counts(arrays[0]))])
-    with atomic_path(output) as temporary:
+    with cli.written(output) as temporary:
         temporary.write_text(page(run.label, content, about), encoding="utf-8")
-    print(f"written to {output}")
     if not scored.classes.pairs:
         return
     names = wrong_on_disk(survey, listed_names(settings))
     write_names(output.parent / MIRRORED_LIST, names)
-    print(f"{len(names)} mirrored masks listed in {output.parent / MIRRORED_LIST}")
+    print(f"{cli.counted(len(names), 'mirrored mask')} listed in {output.parent / MIRRORED_LIST}")
 
 
 def main() -> None:
     """Command line of `report`."""
     use_compilation_cache()
-    cli.command(report, "report", {"--workdir": "--weights"})
+    cli.command(report, "report", {"--weights": "", "--workdir": ""})

@@ -41,10 +41,9 @@ def log_line(config: Config, step: int, row: dict[str, float], estimate: bool = 
     # Of logits that differ the cross-entropy is never 0.
     nothing = "  nothing to learn: every pixel of the masks is 255 (ignored)"
     return (
-        f"step {step}/{config.steps}  loss {row['loss']:.4f} "
-        f"(decode {row['decode_loss']:.4f}, auxiliary {row['auxiliary_loss']:.4f})  "
-        f"accuracy {100 * row['pixel_accuracy']:.2f} %  learning rate {row['learning_rate']:.3g}  "
-        f"{row['seconds_per_step']:.3f} s/step{left}{nothing if row['loss'] == 0 else ''}"
+        f"step {step}/{config.steps}  loss {row['loss']:.4f}  "
+        f"accuracy {100 * row['pixel_accuracy']:.1f} %  learning rate {row['learning_rate']:.2g}  "
+        f"{row['seconds_per_step']:.3g} s/step{left}{nothing if row['loss'] == 0 else ''}"
     )
 
 

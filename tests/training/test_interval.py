@@ -45,10 +45,10 @@ def test_log_line() -> None:
         "seconds_per_step": 0.25,
     }
     assert log_line(config, 100, row) == (
-        "step 100/160000  loss 1.5000 (decode 1.1000, auxiliary 0.4000)  accuracy 87.50 %  "
-        "learning rate 5.9e-05  0.250 s/step  11:06:15 left"
+        "step 100/160000  loss 1.5000  accuracy 87.5 %  learning rate 5.9e-05  "
+        "0.25 s/step  11:06:15 left"
     )
-    assert log_line(config, 100, row, estimate=False).endswith("  0.250 s/step")
+    assert log_line(config, 100, row, estimate=False).endswith("  0.25 s/step")
 
 
 def test_estimate_does_not_count_compilation(
