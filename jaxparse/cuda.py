@@ -11,7 +11,8 @@ import re
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED|CUDA_ERROR_OUT_OF_MEMORY"
 # What the messages hold -> what it means and the fix, the first that is found.
 FAULTS = {
-    OUT_OF_MEMORY: "the device's memory does not suffice; give a smaller --batch-size",
+    OUT_OF_MEMORY: "the device's memory does not suffice; give a smaller --batch-size, where the "
+    "command has one, or end other programs on the device",
     "driver version is insufficient|INSUFFICIENT_DRIVER|DRIVER_MISMATCH|UNSUPPORTED_PTX|"
     "unsupported toolchain": "NVIDIA's driver is too old for this CUDA; update it (CUDA 13 needs "
     "580 or newer), or pip install 'jaxparse[cuda12]' (525 or newer)",

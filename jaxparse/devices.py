@@ -95,7 +95,7 @@ def require_shards(count: int, mesh: Mesh) -> None:
     if count % mesh.size:
         raise ValueError(
             f"{count} pictures at a time do not divide among {mesh.size} devices; give a "
-            f"--batch-size that is a multiple of {mesh.size}"
+            f"--batch-size that is a multiple of {mesh.size}, or use fewer devices"
         )
 
 

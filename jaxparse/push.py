@@ -121,7 +121,8 @@ def push(
     with TemporaryDirectory() as folder:
         write_repository(weights, repository, Path(folder))
         upload(repository, Path(folder), private)
-    print(f"uploaded; next: python -m jaxparse.predict --weights {repository} --input PICTURES")
+    words = "PICTURES", "--weights", repository, "--output", "MASKS"
+    print(f"uploaded; next: {cli.line_for_shell('predict', *words)}")
 
 
 def upload(repository: str, folder: Path, private: bool) -> None:

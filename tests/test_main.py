@@ -1,5 +1,6 @@
 """The console command: its list of commands, and how it runs one."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -46,6 +47,15 @@ def test_help_has_a_line_for_each_command(
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if line.startswith("  ")] == list(COMMANDS)
     assert max(map(len, lines)) <= 100
+
+
+def test_messages_name_no_page_of_the_documentation() -> None:
+    """An installed package has none of them; comments and docstrings are for who has."""
+    for path in PACKAGE.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        texts = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in alone]
+        assert not [n.value for n in texts if isinstance(n.value, str) and "docs/" in n.value], path
 
 
 def test_help_imports_no_library() -> None:

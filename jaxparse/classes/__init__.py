@@ -20,6 +20,7 @@ IGNORE_LABEL = 255  # pixels that neither the loss nor the metrics count
 MOST_CLASSES = IGNORE_LABEL  # 0..254
 WHITE = (255, 255, 255)  # the colour of ignored pixels
 REST = "*"  # in a file's "from": the classes that are not named
+EXAMPLE = "`python -m jaxparse.classes --help` shows one"
 KEYS = {"name", "names", "colours", "pairs", "weights", "from", "tables"}
 
 
@@ -74,7 +75,7 @@ def becomes(source: Classes, target: Classes) -> tuple[int, ...]:
     if (found := _path(source, target)) is None:
         raise ValueError(
             f"the classes of {source.name} cannot become those of {target.name}: say how in its "
-            f'file, under "from": {{"{source.name}": ...}} (docs/classes.md)'
+            f'file, under "from": {{"{source.name}": ...}}'
         )
     return found
 
@@ -138,9 +139,7 @@ def load_classes(table: str | Path) -> Classes:
     path = Path(table)
     if path.suffix != ".json" or not path.is_file():
         known = ", ".join(shipped_tables())
-        raise ValueError(
-            f"there are no classes {table}; give a .json file (docs/classes.md) or: {known}"
-        )
+        raise ValueError(f"there are no classes {table}; give a .json file ({EXAMPLE}) or: {known}")
     return parse_classes(read_json(path), path.stem, path)
 
 
@@ -155,9 +154,7 @@ def parse_classes(data: Any, name: str, path: str | Path) -> Classes:  # noqa: A
     try:
         return _parsed(data, name, Path(path).parent)
     except (TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"{path} holds no table of classes ({error}); docs/classes.md shows one"
-        ) from error
+        raise ValueError(f"{path} holds no table of classes ({error}); {EXAMPLE}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

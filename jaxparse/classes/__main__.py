@@ -59,6 +59,9 @@ def became(source: Classes, places: tuple[int, ...], index: int) -> Text:
 def print_classes(table: str = CELEBAMASK.name, /) -> None:
     """Prints a table of classes.
 
+    A table of your own is a .json file, here of hair and all else, made from celebamask:
+    {"names": ["other", "hair"], "from": {"celebamask": {"*": "other"}}}
+
     Args:
         table: One that comes with jaxparse, a .json file, or weights: a file, the folder of a run
             or a repository of the Hugging Face hub (user/name).

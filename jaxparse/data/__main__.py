@@ -152,4 +152,4 @@ def shares_table(reports: dict[str, SplitReport], classes: Classes) -> Table:
 
 def main() -> int:
     """Command line: `DIR`, or as once `--check DIR`."""
-    return cli.command(print_check, "data", {"--check": ""})
+    return cli.command(print_check, "data", {"--check": "", "--data-dir": ""})
