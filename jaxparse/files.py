@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, TypeVar
@@ -150,6 +151,14 @@ def brief(value: object) -> str:
     if not text.isprintable():
         text = text[:120].encode("unicode_escape").decode()
     return text if len(text) <= 120 else f"{text[:120]}…"
+
+
+def unusable(package: str, extra: str, error: ImportError) -> str:
+    """A line on an optional package that cannot be imported: whether it is missing, and the fix."""
+    broken = find_spec(package) is not None
+    fault = "cannot be imported" if broken else "is missing"
+    pip = "pip install --upgrade" if broken else "pip install"
+    return f'{package} {fault} ({reason(error)}); run: {pip} "jaxparse[{extra}]"'
 
 
 def reason(error: BaseException) -> str:

@@ -28,7 +28,7 @@ from PIL import Image, ImageOps
 from jaxparse import cli
 from jaxparse.data.images import read_image
 from jaxparse.devices import use_compilation_cache
-from jaxparse.files import reason
+from jaxparse.files import reason, unusable
 from jaxparse.parsing.overlay import blend
 from jaxparse.parsing.parser import Parser
 from jaxparse.parsing.regions import cut_out
@@ -208,9 +208,7 @@ def import_gradio() -> Any:  # noqa: ANN401
     try:
         import gradio
     except ImportError as error:
-        fault = "cannot be imported" if find_spec("gradio") else "is missing"
-        fix = 'run: pip install --upgrade "jaxparse[web]"'
-        raise ValueError(f"gradio {fault} ({reason(error)}); {fix}") from error
+        raise ValueError(f"no page can be served: {unusable('gradio', 'web', error)}") from error
     return gradio
 
 

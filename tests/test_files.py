@@ -3,8 +3,20 @@ from pathlib import Path
 import pytest
 
 from jaxparse import files
-from jaxparse.files import brief, read_ahead, reason, results, sole_run
+from jaxparse.files import brief, read_ahead, reason, results, sole_run, unusable
 from tests.refusal import refuses
+
+
+def test_only_a_missing_package_is_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = ImportError("no libfoo")
+    line = unusable("no_such_package", "video", error)
+    assert "missing" in line and line.endswith('pip install "jaxparse[video]"')
+    (tmp_path / "broken_package.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    line = unusable("broken_package", "video", error)
+    assert "missing" not in line and "no libfoo" in line and "--upgrade" in line
 
 
 def test_only_what_dead_runs_left_is_removed(tmp_path: Path) -> None:

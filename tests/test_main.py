@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -47,6 +48,42 @@ def test_help_has_a_line_for_each_command(
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if line.startswith("  ")] == list(COMMANDS)
     assert max(map(len, lines)) <= 100
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "predict {} --output o",
+        "predict --output o {}",
+        "predict --output o --input {}",
+        "data {}",
+        "data --check {}",
+        "data --data-dir {}",
+        "evaluate {}",
+        "evaluate --batch-size 2 --weights {}",
+        "evaluate --workdir={}",
+        "report {}",
+        "report --weights {}",
+        "export {} --to stablehlo --output o.zip",
+        "export --to stablehlo --output o.zip --weights {}",
+        "classes {}",
+        "convert_weights {}",
+        "convert_weights --checkpoint {}",
+        "push {} user/name",
+        "train {}",
+        "train --exp {}",
+        "preview {} --count 1",
+        "plan {}",
+        "benchmark {}",
+    ],
+)
+def test_what_a_command_is_about_may_come_first_or_after_its_flag(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, *line.format("no-such").split()) == 1
+    printed = "".join(capsys.readouterr())
+    assert re.search("there (is|are) no .*no-such|no-such is not", printed), printed
 
 
 def test_messages_name_no_page_of_the_documentation() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from jaxparse.data.png import PNG_SIGNATURE, require_intact_png
-from jaxparse.files import atomic_path, reading, reason
+from jaxparse.files import atomic_path, reading, reason, unusable
 
 # What Pillow raises on files that are missing, truncated, damaged or not pictures.
 READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
@@ -83,8 +83,7 @@ def _register_heif() -> None:
     try:
         from pillow_heif import register_heif_opener  # here: it takes 0.15 s
     except ImportError as error:
-        fix = 'is HEIC, which needs pillow-heif: pip install "jaxparse[heic]"'
-        raise PictureError(fix) from error
+        raise PictureError(f"is HEIC, and {unusable('pillow_heif', 'heic', error)}") from error
     register_heif_opener()
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from PIL import Image
 
+from jaxparse.files import unusable
 from jaxparse.parsing.alignment import align, corners, side
 
 # Photographs are shrunk to this before faces are looked for: mtcnn compares all candidates with
@@ -38,9 +39,7 @@ def load_detector() -> Detector:
         import mtcnn
         from mtcnn.stages import StageONet, StagePNet, StageRNet
     except ImportError as error:
-        raise ValueError(
-            'faces are found by the package mtcnn: pip install "jaxparse[faces]"'
-        ) from error
+        raise ValueError(f"finding faces: {unusable('mtcnn', 'faces', error)}") from error
     # By their whole paths: mtcnn prefers files of these names in the current folder, and unpickles
     # whatever they are.
     folder = os.path.join(os.path.dirname(mtcnn.__file__), "assets", "weights")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from jaxparse.data.images import unreadable
-from jaxparse.files import atomic_path
+from jaxparse.files import atomic_path, unusable
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 MP4_SOUND = ("aac", "ac3", "alac", "eac3", "flac", "mp3", "opus")  # copied as it is
@@ -53,7 +53,7 @@ def library() -> ModuleType:
     try:
         import av
     except ImportError as error:
-        raise ValueError('clips need PyAV: pip install "jaxparse[video]"') from error
+        raise ValueError(f"clips need PyAV: {unusable('av', 'video', error)}") from error
     return av
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxparse.files import atomic_path, brief, read_json
+from jaxparse.files import atomic_path, brief, read_json, unusable
 from jaxparse.weights.files import HUB_FILE, kind_of_file, read_safetensors
 from jaxparse.weights.pickles import RefusedError
 from jaxparse.weights.torch_files import (
@@ -186,8 +186,7 @@ def write_torch(path: Path, state_dict: Mapping[str, np.ndarray], meta: dict[str
     try:
         import torch
     except ImportError as error:
-        fix = "pip install 'jaxparse[torch]'"
-        raise ValueError(f"{path} needs PyTorch to be written: {fix}") from error
+        raise ValueError(f"{path} is not written: {unusable('torch', 'torch', error)}") from error
     # Copies: torch refuses read-only arrays, and would keep the strides of transposed ones.
     tensors = {key: torch.from_numpy(np.array(a, order="C")) for key, a in state_dict.items()}
     with atomic_path(path) as temporary:

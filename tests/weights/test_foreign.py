@@ -290,5 +290,5 @@ def test_pth_is_written_as_mmengine_writes_it(tmp_path: Path) -> None:
 
 def test_pth_is_not_written_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with refuses("f.pth", "pip install 'jaxparse[torch]'"):
+    with refuses("f.pth", 'pip install "jaxparse[torch]"'):
         write_torch(tmp_path / "f.pth", {}, {})
