@@ -3,7 +3,6 @@
 A command is imported only when it runs, so that the list of commands appears at once.
 """
 
-import difflib
 import importlib
 import os
 import signal
@@ -55,6 +54,8 @@ def usage() -> str:
 
 def unknown(name: str) -> str:
     """One line on a command that does not exist."""
+    import difflib  # here: until `start` Ctrl-C shows a trace
+
     nearest = difflib.get_close_matches(name, COMMANDS, n=1)
     guess = f"; did you mean {nearest[0]}?" if nearest else "."
     return f"error: there is no command {name}{guess} Commands: {', '.join(COMMANDS)}"
@@ -100,7 +101,7 @@ def main() -> int:
         print(usage())
         return 0
     if name == "--version":
-        from importlib import metadata  # here: it takes 30 ms, before which Ctrl-C shows a trace
+        from importlib import metadata  # here: it takes 30 ms
 
         print(f"jaxparse {metadata.version('jaxparse')}")
         return 0
