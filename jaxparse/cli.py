@@ -184,7 +184,7 @@ class RateColumn(ProgressColumn):
         speed = task.finished_speed or task.speed
         if speed is None or task.elapsed < 1:
             return Text("")
-        return Text(f"{speed:.0f}/s" if speed >= 100 else f"{speed:.3g}/s")
+        return Text(f"{speed:.0f}/s" if speed >= 100 else f"{speed:#.3g}/s")
 
 
 @contextmanager

@@ -208,7 +208,13 @@ def test_track_yields_the_items_and_shows_how_far_it_is(
 
 @pytest.mark.parametrize(
     ("speed", "elapsed", "shown"),
-    [(53135, 0.9, ""), (53135, 9, "53135/s"), (3.125, 9, "3.12/s"), (0.0123, 9, "0.0123/s")],
+    [
+        (53135, 0.9, ""),
+        (53135, 9, "53135/s"),
+        (3.125, 9, "3.12/s"),
+        (10, 9, "10.0/s"),
+        (0.0123, 9, "0.0123/s"),
+    ],
 )
 def test_a_rate_has_three_digits_after_a_second(speed: float, elapsed: float, shown: str) -> None:
     task = SimpleNamespace(finished_speed=None, speed=speed, elapsed=elapsed)
