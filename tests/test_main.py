@@ -40,6 +40,14 @@ def test_every_command_is_listed() -> None:
     assert COMMANDS.keys() == commands
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_hands_over_before_it_imports_anything(name: str) -> None:
+    path = PACKAGE / f"{name}.py"
+    path = path if path.is_file() else PACKAGE / name / "__main__.py"
+    first = ast.unparse(ast.parse(path.read_text()).body[1])  # after the docstring
+    assert first.startswith("if __name__ == '__main__':") and f"start('{name}')" in first
+
+
 @pytest.mark.parametrize("args", [(), ("--help",), ("-h",)])
 def test_help_has_a_line_for_each_command(
     args: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
