@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
+from tyro.conf import Positional
 
 from jaxparse import cli
 from jaxparse.data.images import read_image
@@ -222,7 +223,7 @@ def require_free(port: int) -> None:
         ) from error
 
 
-def web(weights: str | None = None, port: int = 7860) -> None:
+def web(weights: Positional[str | None] = None, port: int = 7860) -> None:
     """Serves a page to try networks on photographs, to this machine alone, until Ctrl-C.
 
     Args:
@@ -265,4 +266,4 @@ def web(weights: str | None = None, port: int = 7860) -> None:
 def main() -> None:
     """Command line of `web`."""
     use_compilation_cache()
-    cli.command(web, "web")
+    cli.command(web, "web", {"--weights": ""})

@@ -78,6 +78,7 @@ def test_help_has_a_line_for_each_command(
         "convert_weights {}",
         "convert_weights --checkpoint {}",
         "push {} user/name",
+        "web {} --port 0",
         "train {}",
         "train --exp {}",
         "preview {} --count 1",
