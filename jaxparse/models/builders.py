@@ -9,7 +9,7 @@ from flax import nnx
 
 from jaxparse.config import Config
 from jaxparse.files import brief
-from jaxparse.models import bisenet, parsenet, resnet, segformer, slim, swin, vit
+from jaxparse.models import bisenet, efficientnet, parsenet, resnet, segformer, slim, swin, vit
 from jaxparse.models.deeplab import DeepLabHead
 from jaxparse.models.parsenet import ParseNetHead
 from jaxparse.models.psanet import PSAHead
@@ -20,6 +20,7 @@ from jaxparse.models.upernet import UPerHead
 
 BACKBONES = (*swin.SIZES, *segformer.SIZES, *vit.SIZES)
 BACKBONES += (*resnet.SIZES, *bisenet.SIZES, *slim.SIZES, *parsenet.SIZES)
+BACKBONES += tuple(efficientnet.SIZES)
 HEADS: dict[str, Callable[..., nnx.Module]] = {
     "upernet": UPerHead,
     "deeplabv3plus": DeepLabHead,
@@ -72,6 +73,8 @@ def build_backbone(config: Config, rngs: nnx.Rngs) -> nnx.Module:
         return slim.SlimResNet(*slim.SIZES[config.backbone], rngs=rngs)
     if config.backbone in parsenet.SIZES:
         return parsenet.ParseNet(*parsenet.SIZES[config.backbone], rngs=rngs)
+    if config.backbone in efficientnet.SIZES:
+        return efficientnet.EfficientNet(efficientnet.SIZES[config.backbone], rngs=rngs)
     known = ", ".join(BACKBONES)
     raise ValueError(f"there is no backbone {brief(config.backbone)}; give one of: {known}")
 

@@ -111,14 +111,11 @@ def losses(
     mode = {"deterministic": False, "use_running_average": False, "remat": config.remat}
     model = nnx.view(model, raise_if_not_found=False, **mode)  # BiSeNet has no dropout
     logits = model(image, nnx.Rngs(dropout=key))
-    decode, *auxiliary = (
-        resize_logits(x, label.shape[1:3], config.align_corners)
-        for x in (logits.decode, *logits.auxiliary)
-    )
-    decode_loss = total_loss(decode, label, config)
-    auxiliary_losses = sum((total_loss(x, label, config) for x in auxiliary), jnp.zeros(()))
+    decode_loss = total_loss(logits.decode, label, config)
+    auxiliary_losses = sum((total_loss(x, label, config) for x in logits.auxiliary), jnp.zeros(()))
     auxiliary_loss = config.auxiliary_weight * auxiliary_losses
     loss = decode_loss + auxiliary_loss
+    decode = resize_logits(logits.decode, label.shape[1:], config.align_corners)
     accuracy = pixel_accuracy(highest_class(decode), label)
     metrics = StepMetrics(loss, decode_loss, auxiliary_loss, accuracy)
     return loss, (metrics, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
