@@ -204,9 +204,7 @@ class BatchNorm(nnx.Module):
     biased one.
     """
 
-    def __init__(
-        self, channels: int, scale: float = 1, epsilon: float = NORM_EPSILON
-    ) -> None:
+    def __init__(self, channels: int, scale: float = 1, epsilon: float = NORM_EPSILON) -> None:
         self.epsilon = epsilon
         self.scale = nnx.Param(jnp.full(channels, scale, float))
         self.bias = nnx.Param(jnp.zeros(channels))

@@ -22,7 +22,7 @@ from jaxparse.models import build_model, split_model
 from jaxparse.models.ops.resize import resize_logits
 from jaxparse.models.segmentor import normalise
 from jaxparse.parsing.network import highest_class
-from jaxparse.training.augment import augment, augments, picture_keys
+from jaxparse.training.augment import augment, augments, with_keys
 from jaxparse.training.loss_scale import LossScale, adjust, all_finite, initial_loss_scale
 from jaxparse.training.losses import total_loss
 from jaxparse.training.metrics import pixel_accuracy
@@ -194,8 +194,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         if augments(config):
-            keys = picture_keys(config.seed, state.step, len(batch["label"]))
-            batch = batch | {"key": keys}
+            batch = with_keys(batch, state.step, config)
         grads, metrics, batch_stats = accumulated_gradients(graphdef, state, batch, key, config)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -66,7 +66,7 @@ class Tap(NamedTuple):
 def _taps(
     size: tuple[int, int], kernel: int, stride: int, dilation: int, same: bool
 ) -> dict[tuple[int, int], list[Tap]]:
-    """Phase -> its taps. Phase (a, b) of a map are its rows a, a + stride, ... and columns b, ..."""
+    """Phase -> its taps. Phase (a, b) of a map: its rows a, a + stride, ... and columns b, ..."""
     offsets = []
     for length in size:
         before = same_padding(length, kernel, stride)[0] if same else kernel // 2 * dilation
@@ -200,9 +200,7 @@ def _depthwise_backward(
         x_grad = _shifted_grad(x.shape[1:3], grad, kernel, **settings)
         return x_grad, _shifted_kernel_grad(x, grad, len(kernel), **settings)
 
-    return jax.lax.platform_dependent(
-        x, kernel, grad, cpu=shifted_grads, default=plain_grads
-    )
+    return jax.lax.platform_dependent(x, kernel, grad, cpu=shifted_grads, default=plain_grads)
 
 
 depthwise_conv.defvjp(_depthwise_forward, _depthwise_backward)

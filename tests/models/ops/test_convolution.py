@@ -44,9 +44,7 @@ def test_depthwise_conv_reaches_beyond_the_map(size: tuple[int, int], dilation: 
 @pytest.mark.parametrize("width", [3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("same", [False, True])
-def test_depthwise_conv_strides(
-    size: tuple[int, int], width: int, stride: int, same: bool
-) -> None:
+def test_depthwise_conv_strides(size: tuple[int, int], width: int, stride: int, same: bool) -> None:
     x, kernel = noise(2, *size, 4), noise(width, width, 1, 4, seed=2)
 
     def plain(x: Array, kernel: Array) -> Array:
