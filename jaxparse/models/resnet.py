@@ -2,11 +2,11 @@
 
 Bottlenecks are dilated, as mmsegmentation runs them: the last two stages keep stride 8 and dilate
 their 3×3 convolutions by 2 and 4 instead, the first block of each by half of that (there called
-contract_dilation). V1c (He et al. 2019, arXiv:1812.01187) has a stem of three 3×3 convolutions in place of the
-7×7 one. Names are timm's and mmsegmentation's; the stems of all variants are lists here. ResNet-18
-and -34 are not dilated. The slim one, to train from scratch, has two convolutions of stride 2 in
-place of the 7×7 one and the pooling: most of its arithmetic lies in dense 3×3 convolutions, which
-every device is fastest at.
+contract_dilation). V1c (He et al. 2019, arXiv:1812.01187) has a stem of three 3×3 convolutions in
+place of the 7×7 one. Names are timm's and mmsegmentation's; the stems of all variants are lists
+here. ResNet-18 and -34 are not dilated. The slim one, to train from scratch, has two convolutions
+of stride 2 in place of the 7×7 one and the pooling: most of its arithmetic lies in dense 3×3
+convolutions, which every device is fastest at.
 """
 
 from collections.abc import Sequence
