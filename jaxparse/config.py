@@ -93,7 +93,7 @@ class Config:
     backbone: str = "swin_t"
     """Backbone: swin_t, swin_s, swin_b, swin_b_torchvision, swin_nano, mit_b0 to mit_b5, mit_slim,
     farl_vit_b16, resnet50_v1c, resnet101_v1c, resnet18, resnet34, resnet50, resnet101,
-    resnet_slim or parsenet."""
+    resnet_slim, parsenet, or efficientnet_lite0 to efficientnet_lite2."""
     head: Head = "upernet"
     """Decode head."""
     head_channels: int = 512
@@ -141,6 +141,13 @@ class Config:
     cutout_labels: Literal["ignore", "keep"] = "ignore"
     """Labels in the square: 255, or those of what it covers."""
 
+    compose_probability: float = 0.0
+    """Share of the pictures whose people, turned by up to 45° and scaled by 0.3 to 1.25, stand
+    before another background; the rest is as the other fields say."""
+    paste_probability: float = 0.0
+    """Share of the pictures that get the glasses, hat, earrings and necklace of the next one in
+    the batch (copy-paste)."""
+
     # Loss: of each head the sum of the terms that have a weight
     auxiliary_weight: float = 0.4
     """Weight of the auxiliary head's loss in the total loss."""
@@ -183,6 +190,8 @@ class Config:
     """Momentum of SGD."""
     learning_rate: float = 6e-5
     """Base rate, from which it decays to min_learning_rate (poly)."""
+    backbone_rate: float = 1.0
+    """Factor of the rate for the backbone: below 1 where it is pretrained and the head is not."""
     min_learning_rate: float = 0.0
     """Rate after the last step."""
     poly_power: float = 1.0
@@ -242,6 +251,11 @@ class Config:
             raise ValueError(
                 f"ohem_threshold is {self.ohem_threshold} and ohem_min_kept is 0, which turns OHEM "
                 "off; give an ohem_min_kept of at least 1 (pixels per picture, e.g. 100000)"
+            )
+        if self.compose_probability and "background" not in self.classes.names:
+            raise ValueError(
+                f"compose_probability needs a class background, and {self.classes} has none; "
+                "give --compose-probability 0"
             )
         if self.class_weights and len(self.class_weights) != len(self.classes):
             raise ValueError(

@@ -34,7 +34,7 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (
         ("mirror_probability", "rotation_probability", "grey_probability", "blur_probability")
         + ("cutout_probability", "cutout_size", "translation", "contrast", "saturation")
-        + ("repeat_threshold",),
+        + ("repeat_threshold", "compose_probability", "paste_probability"),
         lambda value: 0 <= value <= 1,
         "in 0..1",
     ),
@@ -57,7 +57,7 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         lambda value: len(value) == 3 and all(0 < x <= 255 for x in value),
         "three numbers above 0 and at most 255",
     ),
-    (("learning_rate",), lambda value: 0 < value <= LARGEST, "finite and above 0"),
+    (("learning_rate", "backbone_rate"), lambda value: 0 < value <= LARGEST, "finite and above 0"),
     (("seed",), lambda value: 0 <= value < 2**32, "in 0..4294967295"),
     (
         ("class_weights",),

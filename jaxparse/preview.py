@@ -29,7 +29,7 @@ from jaxparse.data.loaders import make_train_loader
 from jaxparse.devices import Batch, all_devices, use_compilation_cache
 from jaxparse.files import require_writable_file
 from jaxparse.parsing.overlay import WHITE, beside, blend, fit, legend, occurring
-from jaxparse.training.augment import augment, augments, picture_keys
+from jaxparse.training.augment import augment, augments, with_keys
 
 LARGEST_SIDE = 256  # pixels of a picture on the sheet
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
@@ -62,8 +62,7 @@ def require_options(options: PreviewOptions, config: Config) -> None:
 def as_seen(batch: Batch, step: Array, config: Config) -> tuple[Array, Array]:
     """The pictures and masks of a step: uint8 [B, S, S, 3], rounded, and uint8 [B, S, S]."""
     if augments(config):
-        keys = picture_keys(config.seed, step, len(batch["label"]))
-        batch = augment(batch | {"key": keys}, config)
+        batch = augment(with_keys(batch, step, config), config)
     return jnp.rint(batch["image"]).astype(jnp.uint8), batch["label"]
 
 

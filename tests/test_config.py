@@ -166,7 +166,7 @@ RECIPES = {
     "farl_vit_b16": FARL,
     "parsenet": PARSENET,
 }
-OWN = {"quickstart", "swin_nano", "tiny"}
+OWN = {"lite0", "quickstart", "swin_nano", "tiny"}
 PLUS = {
     "swin_t_plus": "swin_t",
     "swin_b_plus": "swin_b",

@@ -15,33 +15,12 @@ from jax import Array
 from jaxparse.models.layers import BatchNorm, Classifier, Conv, ConvNormAct
 from jaxparse.models.ops.products import relu, widen
 from jaxparse.models.ops.resize import adaptive_average_pool, resize_nearest
-from jaxparse.models.resnet import STEM_CHANNELS, WIDTHS, ResNet
 from jaxparse.models.segmentor import Logits
-from jaxparse.models.slim import BasicBlock
 
 CONTEXT_CHANNELS = 128
 FUSED_CHANNELS = 256
 AUXILIARY_CHANNELS = 64
 REDUCTION = 4  # of the channels between the two convolutions of the fusion's attention
-
-
-class BasicResNet(ResNet):
-    """Backbone: normalised image [B, H, W, 3] -> 4 maps at strides 4, 8, 16, 32.
-
-    Of basic blocks; it differs from the other ResNets in how it is built only.
-    """
-
-    def __init__(
-        self, depths: Sequence[int], channels: Sequence[int] = WIDTHS, *, rngs: nnx.Rngs
-    ) -> None:
-        self.channels = tuple(channels)
-        self.stem = nnx.List([ConvNormAct(3, STEM_CHANNELS, 7, rngs=rngs, stride=2)])
-        in_channels = STEM_CHANNELS
-        for i, (depth, width) in enumerate(zip(depths, channels, strict=True)):
-            blocks = [BasicBlock(in_channels, width, 2 if i else 1, rngs=rngs)]
-            blocks += [BasicBlock(width, width, 1, rngs=rngs) for _ in range(1, depth)]
-            setattr(self, f"layer{i + 1}", nnx.List(blocks))
-            in_channels = width
 
 
 def gate(x: Array) -> Array:
@@ -130,7 +109,3 @@ class BiSeNet(nnx.Module):
 
     def __call__(self, image: Array, rngs: nnx.Rngs | None = None) -> Logits:
         return self.decode_head(self.backbone(image, rngs))
-
-
-# Blocks of the four stages.
-SIZES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}

@@ -9,7 +9,7 @@ from flax import nnx
 
 from jaxparse.config import Config
 from jaxparse.files import brief
-from jaxparse.models import bisenet, parsenet, resnet, segformer, slim, swin, vit
+from jaxparse.models import bisenet, efficientnet, parsenet, resnet, segformer, swin, vit
 from jaxparse.models.deeplab import DeepLabHead
 from jaxparse.models.parsenet import ParseNetHead
 from jaxparse.models.psanet import PSAHead
@@ -19,7 +19,8 @@ from jaxparse.models.segmentor import AUXILIARY_STAGE, FCNHead, Segmentor
 from jaxparse.models.upernet import UPerHead
 
 BACKBONES = (*swin.SIZES, *segformer.SIZES, *vit.SIZES)
-BACKBONES += (*resnet.SIZES, *bisenet.SIZES, *slim.SIZES, *parsenet.SIZES)
+BACKBONES += (*resnet.SIZES, *resnet.BASIC_SIZES, *resnet.SLIM_SIZES, *parsenet.SIZES)
+BACKBONES += tuple(efficientnet.SIZES)
 HEADS: dict[str, Callable[..., nnx.Module]] = {
     "upernet": UPerHead,
     "deeplabv3plus": DeepLabHead,
@@ -66,12 +67,14 @@ def build_backbone(config: Config, rngs: nnx.Rngs) -> nnx.Module:
         return vit.ViT(vit.SIZES[config.backbone], config.drop_path_rate, rngs=rngs)
     if config.backbone in resnet.SIZES:
         return resnet.ResNet(resnet.SIZES[config.backbone], rngs=rngs)
-    if config.backbone in bisenet.SIZES:
-        return bisenet.BasicResNet(bisenet.SIZES[config.backbone], rngs=rngs)
-    if config.backbone in slim.SIZES:
-        return slim.SlimResNet(*slim.SIZES[config.backbone], rngs=rngs)
+    if config.backbone in resnet.BASIC_SIZES:
+        return resnet.BasicResNet(resnet.BASIC_SIZES[config.backbone], rngs=rngs)
+    if config.backbone in resnet.SLIM_SIZES:
+        return resnet.SlimResNet(*resnet.SLIM_SIZES[config.backbone], rngs=rngs)
     if config.backbone in parsenet.SIZES:
         return parsenet.ParseNet(*parsenet.SIZES[config.backbone], rngs=rngs)
+    if config.backbone in efficientnet.SIZES:
+        return efficientnet.EfficientNet(efficientnet.SIZES[config.backbone], rngs=rngs)
     known = ", ".join(BACKBONES)
     raise ValueError(f"there is no backbone {brief(config.backbone)}; give one of: {known}")
 

@@ -6,6 +6,7 @@ Norms compute in float32 inside, whatever the map; logits are float32.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jaxparse.models.ops.convolution import depthwise_conv3x3, plain_conv
+from jaxparse.models.ops.convolution import depthwise_conv, plain_conv
 from jaxparse.models.ops.products import matmul, relu, widen
 from jaxparse.models.ops.resize import conv3x3_of_resized
 from jaxparse.models.ops.winograd import conv3x3
@@ -46,7 +47,10 @@ class Linear(nnx.Module):
 
 
 class Conv(nnx.Module):
-    """Convolution size×size, odd, with padding that keeps the size at stride 1."""
+    """Convolution size×size, odd, with padding that keeps the size at stride 1.
+
+    `same` is TensorFlow's padding, which differs from torch's at stride 2.
+    """
 
     def __init__(
         self,
@@ -58,13 +62,14 @@ class Conv(nnx.Module):
         stride: int = 1,
         dilation: int = 1,
         use_bias: bool = False,
+        same: bool = False,
         kernel_init: nnx.initializers.Initializer = kaiming_init,
     ) -> None:
         shape = (size, size, in_channels, channels)
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape))
         if use_bias:
             self.bias = nnx.Param(jnp.zeros(channels))
-        self.stride, self.dilation = stride, dilation
+        self.stride, self.dilation, self.same = stride, dilation, same
 
     def __call__(self, x: Array) -> Array:
         x = self._convolve(x)
@@ -76,28 +81,32 @@ class Conv(nnx.Module):
             return matmul(x[:, :: self.stride, :: self.stride], kernel[0, 0])
         if self.stride == 1:
             return conv3x3(x, kernel, self.dilation)
-        return plain_conv(x, kernel, self.stride)
+        return plain_conv(x, kernel, self.stride, same=self.same)
 
 
 class DepthwiseConv(nnx.Module):
-    """3×3 convolution of each channel by its own kernel."""
+    """Convolution size×size, odd, of each channel by its own kernel; `same` as in `Conv`."""
 
     def __init__(
         self,
         channels: int,
-        dilation: int,
+        size: int = 3,
         *,
         rngs: nnx.Rngs,
+        stride: int = 1,
+        dilation: int = 1,
         use_bias: bool = False,
+        same: bool = False,
         kernel_init: nnx.initializers.Initializer = kaiming_init,
     ) -> None:
-        self.kernel = nnx.Param(kernel_init(rngs.params(), (3, 3, 1, channels)))
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (size, size, 1, channels)))
         if use_bias:
             self.bias = nnx.Param(jnp.zeros(channels))
-        self.dilation = dilation
+        self.stride, self.dilation, self.same = stride, dilation, same
 
     def __call__(self, x: Array) -> Array:
-        x = depthwise_conv3x3(x, self.kernel[...].astype(x.dtype), self.dilation)
+        kernel = self.kernel[...].astype(x.dtype)
+        x = depthwise_conv(x, kernel, self.stride, self.dilation, self.same)
         return x + self.bias[...].astype(x.dtype) if hasattr(self, "bias") else x
 
 
@@ -149,28 +158,30 @@ class ResizeConcatConv(nnx.Module):
         return out
 
 
-@jax.custom_vjp
-def normalise_batch(x: Array, scale: Array, bias: Array) -> tuple[Array, Array, Array]:
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalise_batch(
+    x: Array, scale: Array, bias: Array, epsilon: float = NORM_EPSILON
+) -> tuple[Array, Array, Array]:
     """[B, H, W, C] normalised over B, H, W, and the mean and the biased variance [C], float32.
 
     The gradient treats mean and variance as results for the running statistics: none flows back
     from them. Derived by hand (Ioffe & Szegedy 2015, section 3) it takes two sums and one pass.
     """
-    return _normalise_batch_forward(x, scale, bias)[0]
+    return _normalise_batch_forward(x, scale, bias, epsilon)[0]
 
 
 def _normalise_batch_forward(
-    x: Array, scale: Array, bias: Array
+    x: Array, scale: Array, bias: Array, epsilon: float
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
     mean = widen(x).mean((0, 1, 2))
     var = jnp.square(x - mean).mean((0, 1, 2))
-    inverse = jax.lax.rsqrt(var + NORM_EPSILON)
+    inverse = jax.lax.rsqrt(var + epsilon)
     out = (x - mean) * (inverse * scale) + bias
     return (out.astype(x.dtype), mean, var), (x, mean, inverse, scale)
 
 
 def _normalise_batch_backward(
-    saved: tuple[Array, ...], grads: tuple[Array, Array, Array]
+    epsilon: float, saved: tuple[Array, ...], grads: tuple[Array, Array, Array]
 ) -> tuple[Array, Array, Array]:
     (x, mean, inverse, scale), grad = saved, widen(grads[0])
     count = x.size // x.shape[-1]
@@ -193,7 +204,8 @@ class BatchNorm(nnx.Module):
     biased one.
     """
 
-    def __init__(self, channels: int, scale: float = 1) -> None:
+    def __init__(self, channels: int, scale: float = 1, epsilon: float = NORM_EPSILON) -> None:
+        self.epsilon = epsilon
         self.scale = nnx.Param(jnp.full(channels, scale, float))
         self.bias = nnx.Param(jnp.zeros(channels))
         self.mean = nnx.BatchStat(jnp.zeros(channels))
@@ -207,9 +219,9 @@ class BatchNorm(nnx.Module):
     def __call__(self, x: Array) -> Array:
         scale, bias = self.scale[...], self.bias[...]
         if self.use_running_average:
-            scale *= jax.lax.rsqrt(self.var[...] + NORM_EPSILON)
+            scale *= jax.lax.rsqrt(self.var[...] + self.epsilon)
             return ((x - self.mean[...]) * scale + bias).astype(x.dtype)
-        out, mean, var = normalise_batch(x, scale, bias)
+        out, mean, var = normalise_batch(x, scale, bias, self.epsilon)
         count = x.size // x.shape[-1]
         unbiased = var * (count / max(count - 1, 1))
         for stat, new in ((self.mean, mean), (self.var, unbiased)):
@@ -275,7 +287,7 @@ class DepthwiseNormAct(nnx.Module):
     """Depthwise convolution, batch norm, ReLU."""
 
     def __init__(self, channels: int, dilation: int, *, rngs: nnx.Rngs) -> None:
-        self.conv = DepthwiseConv(channels, dilation, rngs=rngs)
+        self.conv = DepthwiseConv(channels, rngs=rngs, dilation=dilation)
         self.bn = BatchNorm(channels)
 
     def __call__(self, x: Array) -> Array:

@@ -95,7 +95,7 @@ class MixMlp(nnx.Module):
     def __init__(self, dim: int, *, rngs: nnx.Rngs) -> None:
         hidden = MLP_RATIO * dim
         self.fc1 = Linear(dim, hidden, rngs=rngs)
-        self.dwconv = DepthwiseConv(hidden, 1, rngs=rngs, use_bias=True, kernel_init=depthwise_init)
+        self.dwconv = DepthwiseConv(hidden, rngs=rngs, use_bias=True, kernel_init=depthwise_init)
         self.fc2 = Linear(hidden, dim, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:

@@ -22,6 +22,7 @@ from jax import Array
 from jaxparse.classes import IGNORE_LABEL
 from jaxparse.config import Config
 from jaxparse.devices import Batch
+from jaxparse.training.compose import paste_accessories, random_background, soften
 
 # Folded into a step's key: dropout folds in small numbers, the parts of a batch.
 STREAM = 2**31
@@ -33,8 +34,14 @@ LUMA = (0.299, 0.587, 0.114)  # grey of R, G, B: ITU-R BT.601, as Pillow's mode 
 NUMBERS = (
     *("mirrored?", "angle?", "angle", "scale", "down", "right", "brightness?", "brightness"),
     *("contrast?", "contrast", "contrast_first?", "saturation?", "saturation", "hue?", "hue"),
-    *("grey?", "sigma?", "sigma", "cut?", "hole_y", "hole_x"),
+    *("grey?", "sigma?", "sigma", "cut?", "hole_y", "hole_x", "composed?"),
 )
+# Of people before another background: the turn in degrees, the scale, and the further shift by
+# which the frame may cut them off.
+COMPOSED_DEGREES = 45
+COMPOSED_SCALE = (0.3, 1.25)
+COMPOSED_SHIFT = 0.1
+
 
 Planes = list[Array]  # red, green, blue, float32 [H, W] of 0..255: loops over W use whole vectors
 
@@ -55,11 +62,13 @@ class Draw(NamedTuple):
     sigma: Array  # of the blur in pixels; 0 is none
     cut: Array  # bool
     hole: Array  # [2] centre of the cut-out square, as shares of height and width
+    composed: Array  # bool: before another background
 
 
 def warps(config: Config) -> bool:
     """Whether pictures are mirrored, rotated, scaled or shifted."""
     chances = config.mirror_probability, config.rotation_probability, config.translation
+    chances += (config.compose_probability,)
     return any(chances) or (config.scale_min, config.scale_max) != (1, 1)
 
 
@@ -67,6 +76,7 @@ def augments(config: Config) -> bool:
     """Whether any augmentation is on."""
     colours = config.brightness, config.contrast, config.saturation, config.hue
     chances = config.grey_probability, config.blur_probability, config.cutout_probability
+    chances += (config.paste_probability,)
     return warps(config) or any(colours + chances)
 
 
@@ -74,6 +84,19 @@ def picture_keys(seed: int, step: Array | int, count: int) -> Array:
     """The key of each of the `count` pictures of the 0-based `step`, all devices together."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), STREAM)
     return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count))
+
+
+def with_keys(batch: Batch, step: Array | int, config: Config) -> Batch:
+    """The batch of the 0-based `step`, all devices together, as `augment` takes it.
+
+    What pictures take from others in the batch is done here, before the batch is split.
+    """
+    batch = batch | {"key": picture_keys(config.seed, step, len(batch["label"]))}
+    if config.paste_probability:
+        batch = paste_accessories(batch, config)
+    if config.compose_probability:
+        batch = batch | {"other": jnp.roll(batch["image"], -1, 0)}
+    return batch
 
 
 def draw(key: Array, config: Config) -> Draw:
@@ -91,13 +114,19 @@ def draw(key: Array, config: Config) -> Draw:
         return jnp.where(happens(name, probability), between(name, low, high), otherwise)
 
     degrees, scale = config.rotation_degrees, between("scale", config.scale_min, config.scale_max)
+    angle = maybe("angle", config.rotation_probability, -degrees, degrees, 0)
+    composed, (smallest, largest) = happens("composed", config.compose_probability), COMPOSED_SCALE
+    if config.compose_probability:
+        scale = jnp.where(composed, smallest * (largest / smallest) ** numbers["scale"], scale)
+        turned = between("angle", -COMPOSED_DEGREES, COMPOSED_DEGREES)
+        angle = jnp.where(composed, turned, angle)
     # Anywhere where an enlarged picture still fills the frame, and a smaller one lies within it.
-    reach = jnp.abs(scale - 1) / 2 + config.translation
+    reach = jnp.abs(scale - 1) / 2 + config.translation + COMPOSED_SHIFT * composed
     colour = partial(maybe, probability=COLOUR_PROBABILITY)
     contrast, saturation = config.contrast, config.saturation
     return Draw(
         happens("mirrored", config.mirror_probability),
-        jnp.deg2rad(maybe("angle", config.rotation_probability, -degrees, degrees, 0)),
+        jnp.deg2rad(angle),
         scale,
         jnp.stack([between("down", -1, 1), between("right", -1, 1)]) * reach,
         colour("brightness", low=-config.brightness, high=config.brightness, otherwise=0),
@@ -109,6 +138,7 @@ def draw(key: Array, config: Config) -> Draw:
         maybe("sigma", config.blur_probability, 0, config.blur_sigma, 0),
         happens("cut", config.cutout_probability),
         jnp.stack([numbers["hole_y"], numbers["hole_x"]]),
+        composed,
     )
 
 
@@ -124,12 +154,18 @@ def source_positions(drawn: Draw, height: int, width: int) -> tuple[Array, Array
 
 
 def warp(
-    image: Array, label: Array, drawn: Draw, pairs: Sequence[tuple[int, int]]
+    image: Array,
+    label: Array,
+    drawn: Draw,
+    pairs: Sequence[tuple[int, int]],
+    background: int | None = None,
 ) -> tuple[Array, Array]:
     """Picture uint8 [H, W, 3], bilinear, float32; mask uint8 [H, W], nearest neighbour.
 
     Pillow's conventions: a pixel whose centre comes from outside the original is 0 and 255; at the
     border the outermost pixels are repeated. A mirrored picture has its left and right exchanged.
+    Of a composed one the outermost pixels go on outside: the `background` as that class, others
+    as 255.
     """
     height, width = label.shape
     y, x = source_positions(drawn, height, width)
@@ -148,8 +184,11 @@ def warp(
     # A loop, since it ends a fusion: on CPUs XLA would gather again for every colour that is made
     # of the result, at twice the time or more.
     upper, lower = jax.lax.map(along_row, jnp.stack([top, top + 1]))
-    image = jnp.where(inside[..., None], upper * (1 - below) + lower * below, 0)
-    label = jnp.where(inside, at(label, jnp.floor(y), jnp.floor(x)), IGNORE_LABEL)
+    image, label = upper * (1 - below) + lower * below, at(label, jnp.floor(y), jnp.floor(x))
+    extended = drawn.composed if background is not None else False
+    image = jnp.where((inside | extended)[..., None], image, 0)
+    kept = inside | extended & (label == background)
+    label = jnp.where(kept, label, IGNORE_LABEL)
     return image, jnp.where(drawn.mirrored, exchange_sides(label, pairs), label)
 
 
@@ -245,6 +284,16 @@ def blur(planes: Planes, sigma: Array, largest_sigma: float) -> Planes:
     return list(jax.lax.map(blur_plane, jnp.stack(planes)))
 
 
+def put_before(planes: Planes, person: Array, behind: Array) -> Planes:
+    """The planes where `person` [H, W] is 1, `behind` [H, W, 3] where it is 0, mixed between."""
+
+    def mix(pair: tuple[Array, Array]) -> Array:
+        return person * pair[0] + (1 - person) * pair[1]
+
+    # A loop for the reason that `warp` has one.
+    return list(jax.lax.map(mix, (jnp.stack(planes), jnp.moveaxis(behind, -1, 0))))
+
+
 def in_hole(drawn: Draw, height: int, width: int, size: float) -> Array:
     """bool [H, W]: the pixels whose centre is in the cut-out rectangle, `size` of each side."""
     y = jnp.abs((jnp.arange(height) + 0.5) / height - drawn.hole[0]) < size / 2
@@ -252,12 +301,22 @@ def in_hole(drawn: Draw, height: int, width: int, size: float) -> Array:
     return drawn.cut & y[:, None] & x
 
 
-def augment_picture(image: Array, label: Array, drawn: Draw, config: Config) -> tuple[Array, Array]:
-    """Picture uint8 [H, W, 3] and mask uint8 [H, W] -> picture float32 of 0..255, and mask."""
+def augment_picture(
+    image: Array, label: Array, drawn: Draw, config: Config, behind: Array | None = None
+) -> tuple[Array, Array]:
+    """Picture uint8 [H, W, 3] and mask uint8 [H, W] -> picture float32 of 0..255, and mask.
+
+    `behind` [H, W, 3] is what a composed picture has for its background.
+    """
     image = image.astype(jnp.float32)
     if warps(config):
-        image, label = warp(image, label, drawn, config.classes.pairs)
-    planes = distort_colours([image[..., index] for index in range(3)], drawn, config)
+        background = None if behind is None else config.classes.index("background")
+        image, label = warp(image, label, drawn, config.classes.pairs, background)
+    planes = [image[..., index] for index in range(3)]
+    if behind is not None:
+        person = jnp.maximum(soften(label != background), ~drawn.composed)
+        planes = put_before(planes, person, behind)
+    planes = distort_colours(planes, drawn, config)
     if config.grey_probability:
         pairs = zip(to_grey(planes), planes, strict=True)
         planes = [jnp.where(drawn.grey, grey, plane) for grey, plane in pairs]
@@ -273,13 +332,17 @@ def augment_picture(image: Array, label: Array, drawn: Draw, config: Config) -> 
 
 
 def augment(batch: Batch, config: Config) -> Batch:
-    """{image uint8 [B, H, W, 3], label uint8 [B, H, W], key [B]} -> {image, label}.
+    """A batch of `with_keys`, image uint8 [B, H, W, 3] and label uint8 [B, H, W] -> {image, label}.
 
-    The image is float32 of 0..255. Keys are those of `picture_keys`.
+    The image is float32 of 0..255.
     """
 
-    def one(image: Array, label: Array, key: Array) -> tuple[Array, Array]:
-        return augment_picture(image, label, draw(key, config), config)
+    def one(image: Array, label: Array, key: Array, other: Array) -> tuple[Array, Array]:
+        behind = None
+        if config.compose_probability:
+            behind = random_background(jax.random.fold_in(key, 1), other)
+        return augment_picture(image, label, draw(key, config), config, behind)
 
-    image, label = jax.vmap(one)(batch["image"], batch["label"], batch["key"])
+    other = batch.get("other", batch["image"])
+    image, label = jax.vmap(one)(batch["image"], batch["label"], batch["key"], other)
     return {"image": image, "label": label}

@@ -1,4 +1,4 @@
-"""Losses on logits at the label's size, as mmsegmentation's heads compute them.
+"""Losses on logits that are resized to the label's size, as mmsegmentation's heads compute them.
 
 `total_loss` is the sum of the terms to which a Config gives a weight. Of mmsegmentation: the
 divisors of cross-entropy (0.x and 1.x differ), OHEM (OHEMPixelSampler) and the sigmoid focal loss
@@ -14,6 +14,7 @@ from jax import Array
 
 from jaxparse.classes import IGNORE_LABEL
 from jaxparse.config import Config, loss_weights
+from jaxparse.models.ops.resize import resize_logits
 from jaxparse.training.region_losses import dice_per_class, dice_per_picture, lovasz_softmax
 
 FOCAL_GAMMA, FOCAL_ALPHA = 2, 0.5  # mmsegmentation's: yes and no weigh the same
@@ -181,10 +182,14 @@ def focal(logits: Array, label: Array) -> Array:
 
 
 def lovasz(logits: Array, label: Array, config: Config) -> Array:
-    """Lovász-softmax on every `lovasz_stride`-th row and column."""
-    stride = config.lovasz_stride
-    logits, label = logits[:, :, ::stride, ::stride], label[:, ::stride, ::stride]
-    return lovasz_softmax(softmax(logits), label, config.lovasz_per_picture)
+    """Lovász-softmax of logits [B, h, w, C] on every `lovasz_stride`-th row and column of labels.
+
+    They are resized to those alone: adding its gradient to that of cross-entropy at the label's
+    size takes a CPU longer than both.
+    """
+    stride, align_corners = config.lovasz_stride, config.align_corners
+    logits = resize_logits(logits, label.shape[1:], align_corners, stride)
+    return lovasz_softmax(softmax(logits), label[:, ::stride, ::stride], config.lovasz_per_picture)
 
 
 def dice(logits: Array, label: Array, config: Config) -> Array:
@@ -196,13 +201,14 @@ def dice(logits: Array, label: Array, config: Config) -> Array:
 def total_loss(logits: Array, label: Array, config: Config) -> Array:
     """The loss of one head: the sum of the terms that have a weight.
 
-    logits [B, C, H, W] at the label's size, labels [B, H, W] with 0..C-1 and 255 (ignored). Without
-    a pixel that is not ignored the loss and its gradient are 0.
+    logits [B, h, w, C] are resized to labels [B, H, W] with 0..C-1 and 255 (ignored). Without a
+    pixel that is not ignored the loss and its gradient are 0.
     """
+    resized = resize_logits(logits, label.shape[1:], config.align_corners)
     terms = (
-        (config.cross_entropy_weight, lambda: cross_entropy(logits, label, config)),
+        (config.cross_entropy_weight, lambda: cross_entropy(resized, label, config)),
         (config.lovasz_weight, lambda: lovasz(logits, label, config)),
-        (config.dice_weight, lambda: dice(logits, label, config)),
-        (config.focal_weight, lambda: focal(logits, label)),
+        (config.dice_weight, lambda: dice(resized, label, config)),
+        (config.focal_weight, lambda: focal(resized, label)),
     )
     return sum(weight * term() for weight, term in terms if weight)

@@ -61,4 +61,11 @@ OPTIMIZERS = {"adamw": make_adamw, "sgd": make_sgd}
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
     """The optimiser of `config`."""
-    return OPTIMIZERS[config.optimizer](config)
+    optimizer = OPTIMIZERS[config.optimizer](config)
+    if config.backbone_rate == 1:
+        return optimizer
+    scale = optax.masked(
+        optax.scale(config.backbone_rate),
+        lambda params: {name: name == "backbone" for name in params},
+    )
+    return optax.chain(optimizer, scale)

@@ -22,7 +22,7 @@ from jaxparse.models import build_model, split_model
 from jaxparse.models.ops.resize import resize_logits
 from jaxparse.models.segmentor import normalise
 from jaxparse.parsing.network import highest_class
-from jaxparse.training.augment import augment, augments, picture_keys
+from jaxparse.training.augment import augment, augments, with_keys
 from jaxparse.training.loss_scale import LossScale, adjust, all_finite, initial_loss_scale
 from jaxparse.training.losses import total_loss
 from jaxparse.training.metrics import pixel_accuracy
@@ -111,14 +111,11 @@ def losses(
     mode = {"deterministic": False, "use_running_average": False, "remat": config.remat}
     model = nnx.view(model, raise_if_not_found=False, **mode)  # BiSeNet has no dropout
     logits = model(image, nnx.Rngs(dropout=key))
-    decode, *auxiliary = (
-        resize_logits(x, label.shape[1:3], config.align_corners)
-        for x in (logits.decode, *logits.auxiliary)
-    )
-    decode_loss = total_loss(decode, label, config)
-    auxiliary_losses = sum((total_loss(x, label, config) for x in auxiliary), jnp.zeros(()))
+    decode_loss = total_loss(logits.decode, label, config)
+    auxiliary_losses = sum((total_loss(x, label, config) for x in logits.auxiliary), jnp.zeros(()))
     auxiliary_loss = config.auxiliary_weight * auxiliary_losses
     loss = decode_loss + auxiliary_loss
+    decode = resize_logits(logits.decode, label.shape[1:], config.align_corners)
     accuracy = pixel_accuracy(highest_class(decode), label)
     metrics = StepMetrics(loss, decode_loss, auxiliary_loss, accuracy)
     return loss, (metrics, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
@@ -197,8 +194,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         if augments(config):
-            keys = picture_keys(config.seed, state.step, len(batch["label"]))
-            batch = batch | {"key": keys}
+            batch = with_keys(batch, state.step, config)
         grads, metrics, batch_stats = accumulated_gradients(graphdef, state, batch, key, config)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from jaxparse.config import Config
-from jaxparse.models import bisenet, resnet, segformer, swin, vit
+from jaxparse.models import efficientnet, resnet, segformer, swin, vit
 from jaxparse.weights.bisenet_names import YAKHYO_BISENET, ZLLRUNNING_BISENET
+from jaxparse.weights.efficientnet_names import TIMM_EFFICIENTNET, WHEELS
 from jaxparse.weights.farl_names import FARL
 from jaxparse.weights.naming import (
     HEADS,
@@ -50,6 +51,9 @@ TIMM_WEIGHTS = {
     "resnet101": "resnet101.a1h_in1k",
     "resnet50_v1c": "resnet50c.gluon_in1k",
     "resnet101_v1c": "resnet101c.gluon_in1k",
+    "efficientnet_lite0": "tf_efficientnet_lite0.in1k",
+    "efficientnet_lite1": "tf_efficientnet_lite1.in1k",
+    "efficientnet_lite2": "tf_efficientnet_lite2.in1k",
 }
 # The init_weights of experiments that start from others of timm's weights, without suffix.
 TIMM_WEIGHTS_OF_FILES = {"swin_b_imagenet22k": "swin_base_patch4_window7_224.ms_in22k"}
@@ -175,6 +179,7 @@ NAMINGS += (TIMM_RESNET, TIMM_RESNET_C, OPENMMLAB)
 NAMINGS += (HF_SEGFORMER, HF_MIT_BACKBONE, HF_UPERNET)
 NAMINGS += (MMSEG_SEGFORMER, MMSEG_MIT_BACKBONE, NVIDIA_MIT)
 NAMINGS += (ZLLRUNNING_BISENET, YAKHYO_BISENET, SEGFACE, FARL, PARSENET)
+NAMINGS += (TIMM_EFFICIENTNET, *WHEELS)
 ACCEPTED = f"accepted: {', '.join(naming.name for naming in NAMINGS)}"
 
 
@@ -261,6 +266,16 @@ def backbone_of(arrays: Mapping[str, np.ndarray]) -> tuple[str, str]:
         names = {(size.channels, size.depths): name for name, size in segformer.SIZES.items()}
         name = names.get((channels, depths), "a MiT of unknown size")
         return name, f"channels {_spaced(channels)}, depths {_spaced(depths)}"
+    if "backbone.conv_stem.kernel" in arrays:
+        depths, stage = _depths(arrays, r"blocks\."), "backbone.blocks.6.0.conv_pwl.kernel"
+        channels = arrays[stage].shape[-1] if stage in arrays else 0
+        last = efficientnet.STAGES[-1].channels
+        names = {
+            (tuple(size.depths()), size.channels(last)): name
+            for name, size in efficientnet.SIZES.items()
+        }
+        name = names.get((depths, channels), "an EfficientNet of unknown size")
+        return name, f"depths {_spaced(depths)}, {channels} channels"
     depths = _depths(arrays, r"(?:layers\.|layer)")
     shown = f"depths {_spaced(depths)}"
     if "backbone.patch_embed.proj.bias" in arrays:
@@ -271,7 +286,7 @@ def backbone_of(arrays: Mapping[str, np.ndarray]) -> tuple[str, str]:
         name = names.get((embed_dim, depths, torchvision), "a Swin of unknown size")
         return name, f"embed_dim {embed_dim}, {shown}"
     if "backbone.layer1.0.conv3.kernel" not in arrays:
-        names = {depths: name for name, depths in bisenet.SIZES.items()}
+        names = {depths: name for name, depths in resnet.BASIC_SIZES.items()}
         return names.get(depths, "a ResNet of unknown size"), f"{shown}, basic blocks"
     deep = "backbone.stem.1.conv.kernel" in arrays
     names = {size: name for name, size in resnet.SIZES.items()}

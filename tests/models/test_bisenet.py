@@ -10,8 +10,9 @@ from flax import nnx
 
 from jaxparse.classes import CELEBAMASK, IGNORE_LABEL
 from jaxparse.config import Config
-from jaxparse.models.bisenet import BasicResNet, BiSeNet
+from jaxparse.models.bisenet import BiSeNet
 from jaxparse.models.ops.resize import resize_logits
+from jaxparse.models.resnet import BasicResNet
 from jaxparse.training.steps import losses
 from jaxparse.weights.files import flatten, unflatten
 from tests import reference

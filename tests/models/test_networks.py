@@ -51,6 +51,7 @@ NETWORKS = {
     "swin_b": Network("swin_b", 121_178_846, SQUARE, full=True),
     "swin_nano": Network("swin_nano", 2_956_084),
     "tiny": Network("tiny", 1_514_022),
+    "lite0": Network("lite0", 3_644_627),
     "deeplabv3plus_r50": Network(
         "deeplabv3plus_r50_20k",
         43_589_878,

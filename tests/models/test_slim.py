@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxparse.models import slim
+from jaxparse.models import resnet
 from jaxparse.weights.files import unflatten
 from tests import reference
 from tests.foreign import NEEDS_TORCH
@@ -30,7 +30,7 @@ def torch_maps(net: InTorch, image: np.ndarray) -> list[np.ndarray]:
 @pytest.mark.parametrize("size", [(64, 96), (101, 75)])
 def test_maps_are_torchs(size: tuple[int, int]) -> None:
     pytest.importorskip("torch", reason=NEEDS_TORCH)
-    build = lambda: slim.SlimResNet(CHANNELS, DEPTHS, rngs=nnx.Rngs(0))  # noqa: E731
+    build = lambda: resnet.SlimResNet(CHANNELS, DEPTHS, rngs=nnx.Rngs(0))  # noqa: E731
     graphdef, params, stats = random_state(build)
     image = np.random.default_rng(1).normal(size=(2, *size, 3))
     with reference.precision("float64"):

@@ -69,6 +69,7 @@ NOTHING = Draw(
     sigma=jnp.array(0.0),
     cut=jnp.array(False),
     hole=jnp.full(2, 0.5),
+    composed=jnp.array(False),
 )
 SIZE = (25, 32)
 Change = float | bool | tuple[float, float]
@@ -350,7 +351,7 @@ def test_keys_are_of_seed_step_and_place() -> None:
 def test_the_original_recipes_augment_nothing() -> None:
     augmented = {name for name in experiment_files() if augments(load_experiment(name))}
     others = {name for name in experiment_files() if name.endswith("_plus")}
-    others |= {"tiny", "swin_b_plus_in22k", "bisenet_r18", "bisenet_r34"}
+    others |= {"lite0", "tiny", "swin_b_plus_in22k", "bisenet_r18", "bisenet_r34"}
     assert augmented == others
     assert {"swin_t", "deeplabv3plus_r50_20k"} < experiment_files().keys() - augmented
     off = replace(ALL, scale_min=1.0, scale_max=1.0, translation=0.0)

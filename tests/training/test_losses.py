@@ -77,12 +77,17 @@ CHOICES = {
 }
 
 
+def class_first(logits: Array, label: Array, config: Config) -> Array:
+    """The loss of logits [B, C, H, W], as mmsegmentation has them."""
+    return total_loss(jnp.moveaxis(logits, 1, -1), label, config)
+
+
 def loss(logits: Array, label: Array, config: Config) -> float:
-    return float(reference.jit(partial(total_loss, config=config))(logits, label))
+    return float(reference.jit(partial(class_first, config=config))(logits, label))
 
 
 def value_and_gradient(logits: Array, label: Array, config: Config) -> tuple[float, np.ndarray]:
-    function = jax.value_and_grad(lambda logits: total_loss(logits, label, config))
+    function = jax.value_and_grad(lambda logits: class_first(logits, label, config))
     value, grad = reference.jit(function)(logits)
     return float(value), np.asarray(grad)
 
@@ -140,7 +145,7 @@ def test_certain_logits_have_a_finite_gradient(name: str) -> None:
 def test_what_has_no_weight_is_not_computed() -> None:
     def operations(config: Config) -> str:
         logits, label = jnp.zeros((1, 19, 4, 4)), jnp.zeros((1, 4, 4), jnp.uint8)
-        return str(jax.make_jaxpr(lambda x: total_loss(x, label, config))(logits))
+        return str(jax.make_jaxpr(lambda x: class_first(x, label, config))(logits))
 
     unused = ("sort", "logistic", "reduce_window", "integer_pow", "gather")
     assert not [name for name in unused if name in operations(CE)]

@@ -128,3 +128,16 @@ def test_memory_of_the_optimisers() -> None:
         for name, config in configs.items()
     }
     assert sizes == {"momentum": 1, "none": 0, "adamw": 2}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_backbone_learns_at_its_own_rate(optimizer: str) -> None:
+    tree = {part: {"kernel": jnp.full(3, 2.0)} for part in ("backbone", "decode_head")}
+
+    def update(**changes: float) -> Tree:
+        chosen = make_optimizer(Config(optimizer=optimizer, warmup_steps=0, **changes))
+        return chosen.update(tree, chosen.init(tree), tree)[0]
+
+    whole, slower = update(), update(backbone_rate=0.25)
+    np.testing.assert_allclose(slower["backbone"]["kernel"], 0.25 * whole["backbone"]["kernel"])
+    np.testing.assert_array_equal(slower["decode_head"]["kernel"], whole["decode_head"]["kernel"])

@@ -119,12 +119,15 @@ def resize_nearest(x: Array, size: tuple[int, int]) -> Array:
     return apply_separable(x, *(nearest_matrix(*s) for s in zip(x.shape[1:3], size, strict=True)))
 
 
-def resize_logits(logits: Array, size: tuple[int, int], align_corners: bool = False) -> Array:
-    """[B, h, w, C] -> [B, C, *size], bilinear.
+def resize_logits(
+    logits: Array, size: tuple[int, int], align_corners: bool = False, stride: int = 1
+) -> Array:
+    """[B, h, w, C] -> [B, C, *size], bilinear; of that every stride-th row and column.
 
     Classes move to the front: 19 is a poor innermost dimension for any vector unit.
     """
-    return apply_class_first(logits, *resize_matrices(logits, size, align_corners))
+    rows, columns = resize_matrices(logits, size, align_corners)
+    return apply_class_first(logits, rows[::stride], columns[::stride])
 
 
 def apply_class_first(logits: Array, rows: np.ndarray, columns: np.ndarray) -> Array:

@@ -32,11 +32,31 @@ def test_stride_2_starts_at_the_first_pixel(size: tuple[int, int], width: int) -
 @pytest.mark.parametrize("dilation", [1, 3, 12])
 def test_depthwise_conv_reaches_beyond_the_map(size: tuple[int, int], dilation: int) -> None:
     require_same_function(
-        partial(convolution.depthwise_conv3x3, dilation=dilation),
+        partial(convolution.depthwise_conv, dilation=dilation),
         partial(plain_conv, dilation=dilation, groups=4),
         noise(2, *size, 4),
         noise(3, 3, 1, 4, seed=2),
     )
+
+
+@pytest.mark.usefixtures("float64", "platform")
+@pytest.mark.parametrize("size", ODD_AND_EVEN)
+@pytest.mark.parametrize("width", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("same", [False, True])
+def test_depthwise_conv_strides(size: tuple[int, int], width: int, stride: int, same: bool) -> None:
+    x, kernel = noise(2, *size, 4), noise(width, width, 1, 4, seed=2)
+
+    def plain(x: Array, kernel: Array) -> Array:
+        if not same:
+            return plain_conv(x, kernel, stride, groups=4)
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), "SAME", dimension_numbers=numbers, feature_group_count=4
+        )
+
+    ours = partial(convolution.depthwise_conv, stride=stride, same=same)
+    require_same_function(ours, plain, x, kernel)
 
 
 def windows_maximum(x: Array) -> Array:
