@@ -11,7 +11,7 @@ OFFICIAL |= {"l_lip": ("lower_lip", "r_lip")}
 FACER = {"re": "left_eye", "le": "right_eye", "rb": "left_brow", "lb": "right_brow"}
 FACER |= {"rr": "left_ear", "lr": "right_ear"}
 PARTS = {
-    "background": "bg back_ground",
+    "background": "bg bgd backgrounds back_ground",
     "skin": "face face_skin facial_skin",
     "brow": "eyebrow eye_brow",
     "eye_glasses": "eye_g eyeg glass glasses eye_glass eyeglass eyeglasses",
@@ -23,6 +23,8 @@ PARTS = {
     "cloth": "clothes clothing",
 }
 PART_OF = {other: part for part, others in PARTS.items() for other in others.split()}
+# Names of what is no part of a face, the likeliest first.
+REST = ("background", "other", "others", "rest", "none", "nothing")
 # `lefteye`, `eyeright`, `leye`; not `bright`.
 GLUED = re.compile(r"^(left|right)(?=\w{3})|^([lr])(?=eye|brow|ear)|(?<=\w{3})(left|right)$")
 
@@ -64,3 +66,9 @@ def halves(names: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
     sides = [each for each in spelt if each.startswith(("left_", "right_")) and each not in paired]
     lone = [name for name, each in zip(names, spelt, strict=True) if each in sides]
     return [(named[left], named[right]) for left, right in pairs], lone
+
+
+def background(names: Sequence[str], missing: int) -> int:
+    """The index of the class that is called background, or else other or rest; or `missing`."""
+    spelt = spellings(names)
+    return next((spelt.index(each) for each in REST if each in spelt), missing)
