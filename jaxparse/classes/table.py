@@ -5,7 +5,7 @@ from functools import cache, cached_property
 
 import numpy as np
 
-from jaxparse.classes.spelling import background, halves
+from jaxparse.classes.spelling import background, halves, spellings
 from jaxparse.files import brief
 
 IGNORE_LABEL = 255  # pixels that neither the loss nor the metrics count
@@ -55,6 +55,10 @@ class Classes:
     def background(self) -> int:
         """The class that is named background, in any usual spelling, or other; 255 without one."""
         return background(self.names, IGNORE_LABEL)
+
+    def part(self, index: int) -> str:
+        """The name of a class in the usual spelling, without left or right."""
+        return spellings(self.names)[index].removeprefix("left_").removeprefix("right_")
 
     @cached_property
     def class_of_value(self) -> np.ndarray:
