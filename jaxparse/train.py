@@ -123,6 +123,8 @@ def run_steps(config: Config, console: Console, mesh: Mesh, weights: Path | None
             show(console, line)
     if config.mirrored_masks != "none":
         show(console, mirrored_line(config))
+    if is_main and config.mirror_probability and (line := config.classes.halves_line):
+        show(console, f"warning: {line}")
 
     train_step = make_train_step(config)
     if is_main and weights and (line := start_line(weights, config)):

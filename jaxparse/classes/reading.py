@@ -94,10 +94,10 @@ def _of_right_types(data: Any) -> dict[str, Any]:  # noqa: ANN401
 
 def _numbered(names: dict[str, Any]) -> list[Any]:
     """Hugging Face's id2label as a list."""
-    if wrong := names.keys() ^ {str(index) for index in range(len(names))}:
+    if names.keys() != {str(index) for index in range(len(names))}:
         raise ValueError(
-            f'"names" are numbered, and {brief(min(wrong))} is missing or too many: number them '
-            f'0 to {len(names) - 1}, or list them, and give the values in masks under "values"'
+            f'"names" are numbered {brief(", ".join(names))}: number them 0 to {len(names) - 1}, '
+            'or list them, and give the values in masks under "values"'
         )
     return [names[str(index)] for index in range(len(names))]
 

@@ -84,7 +84,7 @@ class Classes:
         if not (lone := [name for name in halves(self.names)[1] if name not in paired]):
             return None
         return (
-            f"warning: {brief(', '.join(lone))} of the classes {self} are not exchanged in mirror "
+            f"{brief(', '.join(lone))} of the classes {self} are not exchanged in mirror "
             'images, having no partner: name it under "pairs" (docs/classes.md)'
         )
 

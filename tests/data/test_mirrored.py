@@ -72,7 +72,7 @@ def test_lists_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     config = data(tmp_path)
     with refuses(tmp_path / "absent.txt", "none"):
         make_source(replace(config, mirrored_masks=str(tmp_path / "absent.txt")), "train")
-    (tmp_path / "list.txt").write_bytes(b"\xff\xfe")
+    (tmp_path / "list.txt").write_bytes("1\n".encode("utf-16"))
     with refuses(config.mirrored_masks, "text"):
         make_source(config, "train")
     with refuses("drawn faces", "--mirrored-masks"):
