@@ -71,8 +71,10 @@ def parse_classes(
         return _parsed(_of_right_types(data), name, Path(path), within)
     except TableError:
         raise  # of a table that this one is made from
-    except (ValueError, RecursionError) as error:
-        raise TableError(f"{path}: {error}; docs/classes.md shows a table") from error
+    except RecursionError as error:
+        raise TableError(f"{path}: it is made from too many tables, each from the next") from error
+    except ValueError as error:
+        raise TableError(f"{path}: {error}") from error
 
 
 def _of_right_types(data: Any) -> dict[str, Any]:  # noqa: ANN401

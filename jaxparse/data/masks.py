@@ -139,28 +139,30 @@ def _require_written_in(path: Path, picture: Image.Image, table: Classes, flag: 
 
 
 def _key(path: Path, look: Look, table: Classes) -> Key | None:
-    """The key to the colours of the mask, that of its folder; None if its indices count."""
+    """The key to the colours of the mask, that of its folder; None if its indices count.
+
+    Where the folder's sample tells nothing, the mask's own colours do.
+    """
     if look.in_order(table):
         return None
     folder = path.parent
-    key = _key_of_folder(folder, folder.stat().st_mtime_ns, table, table.colours)
-    return chosen_key([look], table) if key is None and look.indices is None else key
+    looks = _sampled(folder, folder.stat().st_mtime_ns)
+    key, keys = chosen_key(looks, table), keys_of(table)
+    if key is None and (look.indices is None or not any(each.is_foreign(keys) for each in looks)):
+        looks, key = (look,), chosen_key([look], table)
+    if key is None and any(each.says(own) for own in keys for each in looks):
+        _warn(folder, "their indices: the colours of some are those of no class")
+    elif key and (key.name != keys[0].name or any(each.entries is not None for each in looks)):
+        _warn(folder, f"the colours of {key.name}, not by their indices")
+    return key
 
 
 @lru_cache(64)
-def _key_of_folder(folder: Path, changed: int, table: Classes, colours: tuple) -> Key | None:
-    """Decided by SAMPLE masks, spread evenly; again after the folder has changed."""
+def _sampled(folder: Path, changed: int) -> tuple[Look, ...]:
+    """How SAMPLE masks look, spread evenly; again after the folder has changed."""
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in MASK_SUFFIXES)
     chosen = {paths[i] for i in np.linspace(0, len(paths) - 1, SAMPLE).round().astype(int)}
-    looks = [look for look in map(_look_at, sorted(chosen)) if look]
-    key = chosen_key(looks, table)
-    if key is None and any(look.says(each) for each in keys_of(table) for look in looks):
-        _warn(folder, "their indices: the colours of some are those of no class")
-    elif key and (
-        key.name != keys_of(table)[0].name or any(look.entries is not None for look in looks)
-    ):
-        _warn(folder, f"the colours of {key.name}, not by their indices")
-    return key
+    return tuple(look for look in map(_look_at, sorted(chosen)) if look)
 
 
 def _look_at(path: Path) -> Look | None:

@@ -139,3 +139,18 @@ def test_masks_of_older_versions_hold_the_name_of_their_table(tmp_path: Path) ->
     assert read_label(path, table(TABLES["parts"])).tolist() == [[0, 1]]
     with refuses(path, "mine", "celebamask", "FILE.json"):
         read_label(path, CELEBAMASK)
+
+
+def test_a_renumbered_mask_among_many_that_are_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The sample of the folder shows the palette of the table alone."""
+    mine = table({"names": ["a", "b", "c"], "colours": ["#000000", "#ff0000", "#00ff00"]})
+    for i in range(100):
+        save(tmp_path / f"{i:03}.png", [0, 1, 2], [BLACK, RED, GREEN])
+    path = save(tmp_path / "003.png", [0, 1], [BLACK, GREEN])
+    assert read_label(path, mine).tolist() == [[0, 2]]
+    assert [read_label(tmp_path / f"{i:03}.png", mine).tolist() for i in (0, 4)] == [
+        [[0, 1, 2]]
+    ] * 2
+    assert len(caplog.messages) == 1 and str(tmp_path) in caplog.messages[0]
