@@ -139,17 +139,19 @@ def _require_written_in(path: Path, picture: Image.Image, table: Classes, flag: 
 
 
 def _key(path: Path, look: Look, table: Classes) -> Key | None:
-    """The key to the colours of the mask, that of its folder; None if its indices count.
+    """The key to the colours of the mask; None if its indices count.
 
-    Where the folder's sample tells nothing, the mask's own colours do.
+    It is that of all masks of the folder with palettes, or of all without. Where their sample tells
+    nothing, the mask's own colours do.
     """
     if look.in_order(table):
         return None
     folder = path.parent
     looks = _sampled(folder, folder.stat().st_mtime_ns)
+    looks = [each for each in looks if (each.entries is None) == (look.entries is None)]
     key, keys = chosen_key(looks, table), keys_of(table)
     if key is None and (look.indices is None or not any(each.is_foreign(keys) for each in looks)):
-        looks, key = (look,), chosen_key([look], table)
+        looks, key = [look], chosen_key([look], table)
     if key is None and any(each.says(own) for own in keys for each in looks):
         _warn(folder, "their indices: the colours of some are those of no class")
     elif key and (key.name != keys[0].name or any(each.entries is not None for each in looks)):
