@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,12 @@ from jaxparse.classes import (
 )
 from jaxparse.classes.__main__ import named, print_classes
 from jaxparse.classes.palettes import PASCAL
+from jaxparse.config import Config
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.data.masks import read_label
 from jaxparse.data.sources import SYNTHETIC_SEEDS, SyntheticSource
 from jaxparse.synthetic import write_faces
+from jaxparse.train import data_lines
 from jaxparse.weights.files import SHIPPED
 from tests.refusal import refuses
 
@@ -170,6 +173,7 @@ def test_colours_and_pairs_by_default() -> None:
         ({"names": ["a", "b"], "weights": {"a": -1}}, ["weights", "-1"]),
         ({"names": ["a", "b"], "weights": {"c": 1}}, ["weights", "c"]),
         ({"names": ["a", "b"], "from": {"nothing": {}}}, ["nothing", "celebamask"]),
+        ({"names": ["a", "b"], "from": {"x" * 999: {}}}, ["xxx", "celebamask"]),
         ({"names": ["a", "b"], "from": {"celebamask": {}}}, ["background", "celebamask", "*"]),
         ({"names": ["a", "b"], "from": {"celebamask": {"tail": "a"}}}, ["tail"]),
         ({"names": ["a", "b"], "from": {"celebamask": {"*": "c"}}}, ["from", "c"]),
@@ -249,6 +253,10 @@ def test_halves_without_a_partner_are_said() -> None:
     names = ["left_eye", "r_brow", "braue_links", "hair"]
     line = table({"names": names}).halves_line
     assert "left_eye, r_brow" in line and "pairs" in line
+    config = Config(data_dir="synthetic", classes=table({"names": names}), mirror_probability=0.5)
+    assert data_lines(config) == [f"warning: {line}"]
+    assert data_lines(replace(config, mirror_probability=0.0)) == []
+    assert data_lines(replace(config, classes=CELEBAMASK)) == []
     pairs = [["left_eye", "r_brow"]]
     assert table({"names": names, "pairs": pairs}).halves_line is None
 

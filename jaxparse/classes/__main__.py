@@ -1,5 +1,6 @@
 """`python -m jaxparse.classes NAME`: a table of classes, its colours, what it is made from."""
 
+from os.path import isfile
 from pathlib import Path
 
 from rich.console import Console
@@ -26,7 +27,7 @@ def named(table: str) -> Classes:
 
 def _begins_as_json(path: Path) -> bool:
     """Whether the file begins with {: weights do not."""
-    if not path.is_file():
+    if not isfile(path):
         return False
     with path.open("rb") as file:
         return file.read(4).strip(b"\xef\xbb\xbf\xff\xfe\0").startswith(b"{")

@@ -4,6 +4,7 @@ import json
 import re
 from functools import cache
 from itertools import chain
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,9 @@ def load_classes(table: str | Path, within: tuple[Path, ...] = ()) -> Classes:
     if str(table) in shipped_tables():
         return _shipped(str(table))
     path, known = Path(table), ", ".join(shipped_tables())
-    if path.suffix != ".json" and path.is_file():
+    if path.suffix != ".json" and isfile(path):
         raise ValueError(f"{path} is no .json file; if it is a table, rename it to {path}.json")
-    if not path.is_file():
+    if not isfile(path):  # pathlib's raises for names that are too long
         advice = f"give a .json file (docs/classes.md) or: {known}"
         raise ValueError(f"there are no classes {brief(table)}; {advice}")
     if path.resolve() in within:
