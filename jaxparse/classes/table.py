@@ -96,15 +96,15 @@ def becomes(source: Classes, target: Classes) -> tuple[int, ...]:
     """
     if (found := path_between(source, target)) is None:
         raise ValueError(
-            f"the classes of {source.name} cannot become those of {target.name}: say how in its "
-            f'file, under "from": {{"{source.name}": ...}} (docs/classes.md)'
+            f"the classes of {source.name} cannot become those of {target.name}: say how in the "
+            f'file of {target.name}, under "from" (docs/classes.md)'
         )
     return found
 
 
 def path_between(source: Classes, target: Classes) -> tuple[int, ...] | None:
-    if source.names == target.names:
-        return tuple(range(len(source)))
+    if set(source.names) == set(target.names):
+        return tuple(map(target.names.index, source.names))
     for table, places in target.sources:
         if (inner := path_between(source, table)) is not None:
             return _chained(inner, places)

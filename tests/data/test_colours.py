@@ -122,6 +122,7 @@ def test_masks_hold_the_names_of_their_classes(tmp_path: Path) -> None:
     other = parse_classes({"names": names[::-1]}, "classes", "b/classes.json")
     with refuses(path, "hair, skin", "skin, hair", "--predictions-are FILE.json"):
         read_label(path, other, flag="--predictions-are")
+    np.testing.assert_array_equal(read_label(path, other, renamed), 1 - label)
     with refuses(path, "hair, skin", "celebamask", "FILE.json"):
         read_label(path)
 
