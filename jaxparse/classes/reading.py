@@ -28,6 +28,7 @@ VALUES = {str(value) for value in range(256)}
 REST = "*"  # in a file's "from": the classes that are not named
 
 
+@cache
 def shipped_tables() -> list[str]:
     """The names of the tables that come with the package."""
     return sorted(path.stem for path in Path(__file__).parent.glob("*.json"))

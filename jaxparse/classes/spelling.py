@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-SIDES = {"left": "left", "l": "left", "right": "right", "r": "right"}
+SIDES = {"left": "left", "lft": "left", "l": "left", "right": "right", "rgt": "right", "r": "right"}
 # CelebAMask-HQ's names that look like sides, and what would be there if they were.
 OFFICIAL = {"ear_r": ("earring", "ear_l"), "neck_l": ("necklace", "neck_r")}
 OFFICIAL |= {"l_lip": ("lower_lip", "r_lip")}
@@ -41,7 +41,7 @@ def _spelling(words: list[str], written: set[str]) -> str:
     meant, other_side = OFFICIAL.get(joined, ("", joined))
     if other_side not in written:
         return meant
-    sides = [i for i, word in enumerate(words) if SIDES.get(word) == word]
+    sides = [i for i, word in enumerate(words) if word in SIDES and len(word) > 1]
     sides = sides or [i for i in (0, len(words) - 1) if words[i] in SIDES]  # a letter: at an end
     if len(sides) != 1 or len(words) == 1:
         return FACER.get(joined) or PART_OF.get(joined, joined)

@@ -185,16 +185,19 @@ def _warn(folder: Path, how: str) -> None:
 
 def _of_values(path: Path, values: np.ndarray, table: Classes, flag: str) -> np.ndarray:
     """Classes uint8 [H, W] of the values uint8 [H, W] in the file."""
-    label = table.class_of_value[values]
-    if (label < 0).any():
-        bad = np.unique(values[label < 0]).tolist()
+    if table.values:
+        wrong = table.class_of_value[values] < 0
+    else:  # a third of the time
+        wrong = (values >= len(table)) & (values != IGNORE_LABEL)
+    if wrong.any():
+        bad = np.unique(values[wrong]).tolist()
         example = json.dumps({str(bad[0]): table.names[-1]})
         raise ValueError(
             f"mask {path} holds {brief(', '.join(map(str, bad)))}, outside {table.values_in_words} "
             f"of the classes {table}; if it is in another table, give {flag} NAME or FILE.json; a "
             f'table\'s file can say what each value means, as "values": {example}'
         )
-    return label.astype(np.uint8)
+    return table.class_of_value.astype(np.uint8)[values] if table.values else values
 
 
 def _of_colours(path: Path, pixels: np.ndarray, look: Look, key: Key) -> np.ndarray:

@@ -36,7 +36,12 @@ def test_left_and_right_in_any_spelling() -> None:
         *(("l_eye", "r_eye"), ("eye_left", "eye_right"), ("LeftBrow", "RightBrow")),
         *(("left eye", "right eye"), ("eye.L", "eye.R"), ("L-Eye", "R-Eye"), ("LEye", "REye")),
         *(("lefteye", "righteye"), ("leye", "reye"), ("eyeLeft", "EyeRight"), ("lb", "rb")),
-        *(("upper_left_lid", "upper_right_lid"), ("LEFT_EAR", "RIGHT_EAR"), ("ear_l", "ear_r")),
+        *(
+            ("upper_left_lid", "upper_right_lid"),
+            ("LEFT_EAR", "RIGHT_EAR"),
+            ("ear_l", "ear_r"),
+            ("lft eye", "rgt eye"),
+        ),
     ):
         names = ("background", right, "bright", left, "hair")
         assert {frozenset(pair) for pair in halves(names)[0]} == {frozenset((left, right))}
