@@ -83,7 +83,7 @@ def _read(path: Path, table: Classes, classes: Classes, flag: str) -> tuple[np.n
     key = look and _key(path, look, table)
     if key:
         becomes(key.table, classes)  # raises if it cannot
-        return _of_colours(path, pixels, look, key), key.table
+        return _of_colours(path, pixels, look, key, flag), key.table
     if pixels.ndim == 3 and look is None:
         raise ValueError(
             f"mask {path} holds more than {MOST_COLOURS} colours: it is a photograph, or was "
@@ -200,7 +200,7 @@ def _of_values(path: Path, values: np.ndarray, table: Classes, flag: str) -> np.
     return table.class_of_value.astype(np.uint8)[values] if table.values else values
 
 
-def _of_colours(path: Path, pixels: np.ndarray, look: Look, key: Key) -> np.ndarray:
+def _of_colours(path: Path, pixels: np.ndarray, look: Look, key: Key, flag: str) -> np.ndarray:
     """Classes uint8 [H, W] of a mask that looks so, by the key."""
     classes = key.of(look)
     if (classes < 0).any():
@@ -211,7 +211,8 @@ def _of_colours(path: Path, pixels: np.ndarray, look: Look, key: Key) -> np.ndar
             whose = "zllrunning's and yakhyo's face-parsing show (in RGB or BGR, which differ)"
         raise ValueError(
             f"mask {path} holds the colour ({red}, {green}, {blue}), which {whose}; save the "
-            "classes themselves as an 8-bit PNG, and give their table with --labels-are"
+            f"classes themselves as an 8-bit PNG, and give their table with {flag}, or give the "
+            'colours in its file, as "colours"'
         )
     if pixels.ndim == 2:
         moved = np.zeros(256, np.uint8)
