@@ -205,6 +205,9 @@ def test_files_that_are_no_tables(tmp_path: Path) -> None:
     path.write_text('{"names": ["fond", "lèvre"]}', encoding="latin-1")
     with refuses(path, "UTF-8"):
         load_classes(path)
+    path.write_text('{"names": ["a", "b"], "values": {"9": "a", "255": "b", "9": "b"}}')
+    with refuses(path, "9", "twice"):
+        load_classes(path)
     (tmp_path / "noext").write_text(json.dumps(HAIR))
     for load in (load_classes, named):
         with refuses(tmp_path / "noext", "rename", "noext.json"):
