@@ -1,5 +1,6 @@
 """What every command shares: its command line, errors that end in one line, progress bars."""
 
+import io
 import os
 import shlex
 import signal
@@ -123,8 +124,11 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     Errors that users can fix are ValueError (bad input) or OSError (disk full, no permission) and
     exit with 1; a FaultsError has several lines. So do errors of a GPU that `cuda` explains. Ctrl-C
     exits with 130. Any other error is a bug and keeps its traceback. Python's warnings are shown as
-    one line each.
+    one line each. What the terminal cannot show is escaped.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8
     cuda.shorten_logs()
     sys.unraisablehook = partial(interrupt_again, sys.unraisablehook)
     warnings.showwarning = show_warning

@@ -36,11 +36,25 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def read_json(path: Path, fix: str = "") -> Any:  # noqa: ANN401
-    """What the file holds. Raises ValueError, which ends in `fix`, if that is not JSON."""
+    """What the file holds, in UTF-8 or UTF-16, with a byte order mark or without.
+
+    Raises ValueError, which ends in `fix`, if that is not JSON.
+    """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_bytes(), object_pairs_hook=_without_repeats)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8; {fix or 'save it in UTF-8'}") from error
     except (RecursionError, ValueError) as error:  # ValueError: also of numbers of 4300 digits
         raise ValueError(f"{path} is not JSON ({reason(error)}){fix and f'; {fix}'}") from error
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object; json keeps the last of two values of a key without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {brief(next(k for k in keys if keys.count(k) > 1))} is there twice")
+    return found
 
 
 class FaultsError(ValueError):

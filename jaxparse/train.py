@@ -115,6 +115,18 @@ def train(config: Config, console: Console, exp: str = "NAME") -> int:
             return run_steps(config, console, mesh, weights)
 
 
+def data_lines(config: Config) -> list[str]:
+    """What to know of the data and its classes before the first step."""
+    lines = []
+    if config.data_dir != SYNTHETIC:
+        lines += data_warnings(config.data_dir, config.classes, config.labels_are)
+    if config.mirrored_masks != "none":
+        lines.append(mirrored_line(config))
+    if config.mirror_probability and (line := config.classes.halves_line):
+        lines.append(f"warning: {line}")
+    return lines
+
+
 def run_steps(config: Config, console: Console, mesh: Mesh, weights: Path | None) -> int:
     """`train` once the workdir is this run's."""
     processes, is_main = (jax.process_index(), jax.process_count()), jax.process_index() == 0
@@ -122,11 +134,8 @@ def run_steps(config: Config, console: Console, mesh: Mesh, weights: Path | None
     warn = skipped.append if config.on_bad_data == "skip" else None
     loader = make_train_loader(config, *processes, warn)
     val_loader = EvalLoader(config, "val", *processes, warn)
-    if is_main and config.data_dir != SYNTHETIC:
-        for line in data_warnings(config.data_dir, config.classes, config.labels_are):
-            show(console, line)
-    if config.mirrored_masks != "none":
-        show(console, mirrored_line(config))
+    for line in data_lines(config) if is_main else ():
+        show(console, line)
 
     train_step = make_train_step(config)
     if is_main and weights and (line := start_line(weights, config)):

@@ -141,8 +141,8 @@ def build(
             seen = see(load(names[network], faces), Path(path))
         except (OSError, ValueError) as error:
             return *nothing, f"**{str(error).replace(path, Path(path).name)}**"
-        found = shares(seen)
-        ticked = [name for _, name in found if name != "background"]
+        found, classes = shares(seen), seen.parsing.classes
+        ticked = [name for _, name in found if classes.index(name) != classes.background]
         boxes = gr.CheckboxGroup(found, value=ticked, visible=True)
         problem = "" if ticked else "**no face is found: is it small, or turned?**"
         return seen, boxes, draw(seen, ticked), swatches(seen), problem

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,14 @@ from jaxparse.classes import (
     parse_classes,
     shipped_tables,
 )
-from jaxparse.classes.__main__ import print_classes
+from jaxparse.classes.__main__ import named, print_classes
+from jaxparse.classes.palettes import PASCAL
+from jaxparse.config import Config
 from jaxparse.data.drawn.picture import draw_face
 from jaxparse.data.masks import read_label
 from jaxparse.data.sources import SYNTHETIC_SEEDS, SyntheticSource
 from jaxparse.synthetic import write_faces
+from jaxparse.train import data_lines
 from jaxparse.weights.files import SHIPPED
 from tests.refusal import refuses
 
@@ -108,6 +112,7 @@ def test_a_table_survives_its_json(tmp_path: Path) -> None:
                 "names": ["hairy", "bald"],
                 "colours": ["#102030", "#00ff7f"],
                 "weights": {"bald": 2.5},
+                "values": {"255": "bald", "3": "hairy", "4": None},
                 "from": {"hair.json": {"hair": "hairy", "other": None}},
             }
         )
@@ -118,6 +123,7 @@ def test_a_table_survives_its_json(tmp_path: Path) -> None:
     assert again.colours == ((16, 32, 48), (0, 255, 127)) and again.weights == (1, 2.5)
     assert becomes(CELEBAMASK, again) == tuple(0 if i == 13 else 255 for i in range(19))
     assert [source.name for source, _ in again.sources] == ["hair"]
+    assert again.values == ((3, 0), (4, 255), (255, 1))
 
 
 def test_colours_and_pairs_by_default() -> None:
@@ -132,7 +138,27 @@ def test_colours_and_pairs_by_default() -> None:
 @pytest.mark.parametrize(
     ("data", "shown"),
     [
-        ([1], ["mine.json"]),
+        ([1], ["[1]", '{"names": [']),
+        ({"names": "background"}, ["names", "background", "["]),
+        ({"names": {"0": "a", "2": "b"}}, ["names", "0, 2", "0 to 1", "values"]),
+        ({"names": {"background": 0, "hair": 1}}, ["names", "background", "0 to 1"]),
+        ({"names": ["a", "b\x1b[31m"]}, ["\\x1b"]),
+        ({"names": ["a", "b\u2028"]}, ["\\u2028"]),
+        ({"names": ["a", "b"], "name": 3}, ["name", "3"]),
+        ({"names": ["a", "b"], "colours": {"a": "#000000"}}, ["colours", "["]),
+        ({"names": ["a", "b"], "colours": [[0, 0, 0], [1, 1, 1]]}, ["[0, 0, 0]", "#rrggbb"]),
+        ({"names": ["a", "b"], "pairs": ["ab"]}, ["pairs", "'ab'", "left_eye"]),
+        ({"names": ["a", "b"], "pairs": [["a", "b", "a"]]}, ["pairs", "left_eye"]),
+        ({"names": ["a", "b"], "weights": [1, 2]}, ["weights", "[1, 2]", "{"]),
+        ({"names": ["a", "b"], "weights": {"a": True}}, ["weights", "True"]),
+        ({"names": ["a", "b"], "weights": {"a": 0, "b": 0}}, ["weights", "all 0"]),
+        ({"names": ["a", "b"], "from": "celebamask"}, ["from", "'celebamask'", '{"celebamask"']),
+        ({"names": ["a", "b"], "from": {"celebamask": "a"}}, ["from", "'a'", '{"celebamask"']),
+        ({"names": ["a", "b"], "values": [0, 255]}, ["values", '{"255"']),
+        ({"names": ["a", "b"], "values": {"256": "b"}}, ["values", "256", '"255"']),
+        ({"names": ["a", "b"], "values": {"07": "b"}}, ["values", "07", '"255"']),
+        ({"names": ["a", "b"], "values": {"255": "c"}}, ["values", "c"]),
+        ({"names": ["a", "b"], "values": {"0": "b"}}, ["values", "a", "0"]),
         ({"names": ["a"]}, ["1", "2 to 255"]),
         ({"names": ["a", "a"]}, ["a", "twice"]),
         ({"names": ["a", "b=c"]}, ["b=c"]),
@@ -147,6 +173,7 @@ def test_colours_and_pairs_by_default() -> None:
         ({"names": ["a", "b"], "weights": {"a": -1}}, ["weights", "-1"]),
         ({"names": ["a", "b"], "weights": {"c": 1}}, ["weights", "c"]),
         ({"names": ["a", "b"], "from": {"nothing": {}}}, ["nothing", "celebamask"]),
+        ({"names": ["a", "b"], "from": {"x" * 999: {}}}, ["xxx", "celebamask"]),
         ({"names": ["a", "b"], "from": {"celebamask": {}}}, ["background", "celebamask", "*"]),
         ({"names": ["a", "b"], "from": {"celebamask": {"tail": "a"}}}, ["tail"]),
         ({"names": ["a", "b"], "from": {"celebamask": {"*": "c"}}}, ["from", "c"]),
@@ -155,6 +182,86 @@ def test_colours_and_pairs_by_default() -> None:
 def test_what_is_wrong_with_a_table_is_named(data: object, shown: list[str]) -> None:
     with refuses("mine.json", *shown):
         table(data)
+
+
+def test_names_as_hugging_face_writes_them() -> None:
+    names = {"1": "skin", "0": "background", "2": "hair"}
+    expected = ("background", "skin", "hair")
+    assert table({"names": names}).names == expected
+    config = {"architectures": ["X"], "id2label": names, "label2id": {}, "num_channels": 3}
+    assert table(config).names == expected
+    assert table(config | {"values": {"255": "hair"}}).values == ((0, 0), (1, 1), (255, 2))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_tables_of_windows_are_read(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "lips.json"
+    path.write_text('{"names": ["fond", "lèvre"]}', encoding=encoding)
+    assert load_classes(path).names == ("fond", "lèvre")
+
+
+def test_files_that_are_no_tables(tmp_path: Path) -> None:
+    path = tmp_path / "lips.json"
+    path.write_text('{"names": ["fond", "lèvre"]}', encoding="latin-1")
+    with refuses(path, "UTF-8"):
+        load_classes(path)
+    path.write_text('{"names": ["a", "b"], "values": {"9": "a", "255": "b", "9": "b"}}')
+    with refuses(path, "9", "twice"):
+        load_classes(path)
+    (tmp_path / "noext").write_text(json.dumps(HAIR))
+    for load in (load_classes, named):
+        with refuses(tmp_path / "noext", "rename", "noext.json"):
+            load(str(tmp_path / "noext"))
+
+
+def test_tables_that_name_themselves_or_each_other(tmp_path: Path) -> None:
+    for name, source in (("self", "self"), ("a", "b"), ("b", "a")):
+        data = HAIR | {"from": {f"{source}.json": {"*": "other"}}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(data))
+    for name in ("self", "a"):
+        with refuses(tmp_path, f"{name}.json", "from") as caught:
+            load_classes(tmp_path / f"{name}.json")
+        assert len(str(caught.value)) < 300
+
+
+def test_a_table_of_many_classes_made_from_as_many() -> None:
+    """Each has a colour of its own, none white, and none another index's of PASCAL's palette."""
+    for count in (150, 255):
+        first = {"names": [f"a{i}" for i in range(count)]}
+        places = {f"a{i}": f"b{i}" for i in range(count)}
+        data = {"names": [f"b{i}" for i in range(count)], "from": {"first": places}}
+        second = table(data | {"tables": {"first": first}})
+        assert len({*second.colours, (255, 255, 255)}) == count + 1
+        names = [*first["names"][1:], "a0"]
+        turned = table({"names": names, "from": {"first": {}}, "tables": {"first": first}})
+        assert len({*turned.colours, (255, 255, 255)}) == count + 1
+        for classes in (second, turned):
+            for index, colour in enumerate(classes.colours):
+                assert colour not in PASCAL or PASCAL.index(colour) in (0, index)
+
+
+def test_background_is_the_class_of_that_name() -> None:
+    assert CELEBAMASK.background == 0
+    for names, index in (
+        (["hair", "Background"], 1),
+        (["hair", "other", "bg"], 2),
+        (["hair", "other"], 1),
+        (["hair", "skin"], 255),
+    ):
+        assert table({"names": names}).background == index
+
+
+def test_halves_without_a_partner_are_said() -> None:
+    assert CELEBAMASK.halves_line is None
+    names = ["left_eye", "r_brow", "braue_links", "hair"]
+    line = table({"names": names}).halves_line
+    assert "left_eye, r_brow" in line and "pairs" in line
+    config = Config(data_dir="synthetic", classes=table({"names": names}), mirror_probability=0.5)
+    assert data_lines(config) == [f"warning: {line}"]
+    assert data_lines(replace(config, mirror_probability=0.0)) == []
+    assert data_lines(replace(config, classes=CELEBAMASK)) == []
+    pairs = [["left_eye", "r_brow"]]
+    assert table({"names": names, "pairs": pairs}).halves_line is None
 
 
 def test_the_tables_of_the_documentation() -> None:

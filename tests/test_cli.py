@@ -55,6 +55,24 @@ def test_faults_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.splitlines() == wanted
 
 
+def test_names_that_are_not_utf_8_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = [io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+
+    def main() -> None:
+        print("caf\udce9.txt é")
+        show(Console(), "caf\udce9.txt é")
+        raise ValueError("caf\udce9.txt é")
+
+    with pytest.raises(SystemExit):
+        run(main)
+    expected = ["caf\\udce9.txt é\n" * 2, "error: caf\\udce9.txt é\n"]
+    for stream, text in zip(streams, expected, strict=True):
+        stream.flush()
+        assert stream.buffer.getvalue().decode() == text
+
+
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (1, 1)])
 def test_the_returned_code_is_the_exit_code(returned: int | None, code: int) -> None:
     with pytest.raises(SystemExit) as caught:

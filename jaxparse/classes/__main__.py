@@ -5,6 +5,9 @@ if __name__ == "__main__":
 
     start("classes")
 
+from os.path import isfile
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,7 +20,7 @@ from jaxparse.weights.find import find_weights
 
 def named(table: str) -> Classes:
     """The table of that name or .json file, or of weights: a file, a run or a name on the hub."""
-    if table in shipped_tables() or table.endswith(".json"):
+    if table in shipped_tables() or table.endswith(".json") or _begins_as_json(Path(table)):
         return load_classes(table)
     path = find_weights(table)
     if not path.is_file():
@@ -27,27 +30,41 @@ def named(table: str) -> Classes:
     return fields["classes"]
 
 
+def _begins_as_json(path: Path) -> bool:
+    """Whether the file begins with {: weights do not."""
+    if not isfile(path):
+        return False
+    with path.open("rb") as file:
+        return file.read(4).strip(b"\xef\xbb\xbf\xff\xfe\0").startswith(b"{")
+
+
 def class_table(classes: Classes) -> Table:
     """One row per class: index, colour, name, partner in a mirror image, and its origins."""
     weights = dict(enumerate(classes.weights))
     origins = [f"from {source}" for source, _ in classes.sources]
     title = f"{classes}: {len(classes)} classes"
-    table = Table("", "", "class", "in a mirror image", *["weight"][: len(weights)], *origins)
+    further = ["value in masks"] * bool(classes.values) + ["weight"] * bool(weights)
+    table = Table("", "", "class", "in a mirror image", *further, *origins)
     table.title = Text(title)
     for index, (name, colour) in enumerate(zip(classes.names, classes.colours, strict=True)):
         swatch = Text("  ", style="on #" + bytes(colour).hex())
         partner = classes.mirrored[index]
         shown = [str(index), swatch, Text(name)]
         shown.append(Text(classes.names[partner] if partner != index else ""))
+        shown += [_values(classes, index)] if classes.values else []
         shown += [f"{weights[index]:g}"] if weights else []
         table.add_row(
             *shown, *(became(source, places, index) for source, places in classes.sources)
         )
     if any(IGNORE_LABEL in places for _, places in classes.sources):
         ignored = (became(*source, IGNORE_LABEL) for source in classes.sources)
-        blank = [""] * bool(weights)
+        blank = [""] * len(further)
         table.add_row(str(IGNORE_LABEL), "", "ignored", "", *blank, *ignored)
     return table
+
+
+def _values(classes: Classes, index: int) -> str:
+    return ", ".join(str(value) for value, place in classes.values if place == index)
 
 
 def became(source: Classes, places: tuple[int, ...], index: int) -> Text:

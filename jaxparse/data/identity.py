@@ -25,7 +25,7 @@ def data_identity(config: Config) -> dict[str, Any]:
     for split in SPLITS:
         images = [image for image, _ in match_names(config.data_dir, split)[0]]
         lines = (f"{i.name} {i.stat().st_size} {i.stem in mirrored[split]}\n" for i in images)
-        checksum = zlib.crc32("".join(lines).encode())
+        checksum = zlib.crc32("".join(lines).encode(errors="surrogateescape"))
         identity[split] = {"pictures": len(images), "crc32": checksum}
     return identity
 

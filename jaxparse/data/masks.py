@@ -1,7 +1,9 @@
 """Masks on disk: read from lossless formats and checked against the classes; written as PNG."""
 
+import json
 import logging
-from functools import cache
+from dataclasses import replace
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,13 @@ from jaxparse.classes import (
     WHITE,
     Classes,
     becomes,
+    classes_named,
     convert_label,
     load_classes,
     shipped_tables,
 )
+from jaxparse.data.colours import MOST_COLOURS, Key, Look, chosen_key, keys_of, packed
+from jaxparse.data.folders import MASK_SUFFIXES
 from jaxparse.data.images import (
     MASK_FORMATS,
     READ_ERRORS,
@@ -28,11 +33,13 @@ from jaxparse.data.images import (
     unreadable,
 )
 from jaxparse.data.png import require_whole_png
-from jaxparse.files import atomic_path, reading
+from jaxparse.files import atomic_path, brief, reading
 
 # Greyscale of 2 and 4 bits: Pillow multiplies the values by these factors to fill 0..255.
 STRETCHED = {"L;2": 85, "L;4": 17}
-TABLE_KEY = "classes"  # of the text in a mask's PNG that names its table
+# Of the texts in a mask's PNG that name its table, and its classes.
+TABLE_KEY, NAMES_KEY = "classes", "class_names"
+SAMPLE = 16  # masks of a folder by which its colours are judged
 OLDER_KEY, OLDER_NAMES = "label_order", {"official": CELEBAMASK.name}  # of older versions
 ZLLRUNNING_CHANNELS = (0, 85, 170, 255)  # of the colours of that tool's pictures
 
@@ -51,9 +58,10 @@ def read_label(
     """The mask, upright as its image, as uint8 [H, W] of `classes` (0..C-1 or 255).
 
     The file is of the table `labels_are`, if that is another one. Modes P and L hold the classes
-    themselves; RGB and RGBA hold the colours of that table, or else of another one that comes with
-    the package (alpha is dropped). Raises ValueError on any other mode, value or colour, a damaged
-    file, or one that was written in another table, for which it advises `flag`.
+    themselves, or the table's `values`; RGB and RGBA hold the colours of that table, of PASCAL's
+    palette, or else of another table that comes with the package (alpha is dropped). Raises
+    ValueError on any other mode, value or colour, a damaged file, or one that was written in
+    another table, for which it advises `flag`.
     """
     label, table = _read(path, labels_are or classes, classes, flag)
     return convert_label(label, table, classes)
@@ -61,6 +69,32 @@ def read_label(
 
 def _read(path: Path, table: Classes, classes: Classes, flag: str) -> tuple[np.ndarray, Classes]:
     """The mask as it is on disk, and the table that it is in: `table`, or by its colours."""
+    picture = _opened(path)
+    if picture.mode not in ("P", "L", "RGB", "RGBA"):
+        raise ValueError(
+            f"mask {path} has mode {picture.mode}, expected P or L (classes "
+            f"{table.values_in_words}) or RGB in the palette's colours; save it as an 8-bit "
+            "palette or greyscale PNG"
+        )
+    pixels = np.array(picture)
+    if pixels.ndim == 2 and _require_written_in(path, picture, table, flag):
+        return _of_values(path, pixels, replace(table, values=()), flag), table
+    look = None if picture.mode == "L" else Look.at(picture)
+    key = look and _key(path, look, table)
+    if key:
+        becomes(key.table, classes)  # raises if it cannot
+        return _of_colours(path, pixels, look, key, flag), key.table
+    if pixels.ndim == 3 and look is None:
+        raise ValueError(
+            f"mask {path} holds more than {MOST_COLOURS} colours: it is a photograph, or was "
+            "resized with interpolation; resize masks by nearest neighbour, and save the classes "
+            "as an 8-bit PNG"
+        )
+    return _of_values(path, pixels if pixels.ndim == 2 else pixels[..., 0], table, flag), table
+
+
+def _opened(path: Path) -> Image.Image:
+    """The picture, upright; greyscale of few bits with the values that the file holds."""
     try:
         with reading(path), open_mask(path) as picture:
             raw_mode = picture.tile[0].args if picture.tile else None
@@ -70,29 +104,7 @@ def _read(path: Path, table: Classes, classes: Classes, flag: str) -> tuple[np.n
         raise ValueError(unreadable("mask", path, error)) from error
     if raw_mode in STRETCHED:
         picture = picture.point(lambda value: value // STRETCHED[raw_mode])
-    pixels = np.asarray(picture)
-    if picture.mode in ("P", "L"):
-        written = _written(picture)
-        if picture.mode == "P" and written is None:
-            moved = _classes_of_moved_colours(picture, pixels, table)
-            if moved is not None:
-                _warn_of_moved_colours(path.parent)
-                return moved, table
-        if written is not None and not _same(written, table):
-            raise ValueError(
-                f"mask {path} was written in the classes of {written}, expected those of {table}; "
-                f"give {flag} {written}"
-            )
-        return _checked_classes(path, np.array(pixels), table, flag), table
-    if picture.mode in ("RGB", "RGBA"):
-        colours = pixels[..., :3]
-        if (colours == colours[..., :1]).all():  # greyscale, saved as RGB
-            return _checked_classes(path, np.array(colours[..., 0]), table, flag), table
-        return _classes_of_colours(path, colours, table, classes)
-    raise ValueError(
-        f"mask {path} has mode {picture.mode}, expected P or L (classes {table.values}) or RGB in "
-        "the palette's colours; save it as an 8-bit palette or greyscale PNG"
-    )
+    return picture
 
 
 def _written(picture: Image.Image) -> str | None:
@@ -101,104 +113,119 @@ def _written(picture: Image.Image) -> str | None:
     return picture.info.get(TABLE_KEY, OLDER_NAMES.get(older, older))
 
 
-def _same(name: str, table: Classes) -> bool:
-    """Whether masks of the table of that name are masks of `table`."""
-    shipped = name in shipped_tables() and load_classes(name).names == table.names
-    return shipped or name == table.name
+def _require_written_in(path: Path, picture: Image.Image, table: Classes, flag: str) -> bool:
+    """Whether the file says which classes it holds. Raises ValueError if those are others.
 
-
-def _classes_of_moved_colours(
-    picture: Image.Image, pixels: np.ndarray, table: Classes
-) -> np.ndarray | None:
-    """Classes uint8 [H, W] by colour, if an editor has renumbered the palette; else None.
-
-    That is if every index in use has a class's colour (or white, for ignored pixels), and one of
-    them is not at the index of its class.
+    It holds their names; files of older versions only that of the table.
     """
-    entries = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    if np.array_equal(entries[: len(table)], table.palette):
-        return None  # as most masks are
-    used = np.flatnonzero(picture.histogram())
-    if used[-1] >= len(entries):
-        return None
-    known = dict(zip(table.colours, range(len(table)), strict=True)) | {WHITE: IGNORE_LABEL}
-    classes = [known.get(tuple(colour)) for colour in entries[used].tolist()]
-    # Black and white alone are a binary mask of another tool.
-    coloured = any(index not in (None, 0, IGNORE_LABEL) for index in classes)
-    if None in classes or not coloured or classes == used.tolist():
-        return None
-    moved = np.zeros(256, np.uint8)
-    moved[used] = classes
-    return moved[pixels]
-
-
-@cache
-def _warn_of_moved_colours(folder: Path) -> None:
-    """Once for a folder."""
-    text = "masks in %s have the palette's colours at other indices (an editor renumbers them)"
-    logging.getLogger(__name__).warning(f"{text}: they are read by colour", folder)
-
-
-@cache
-def _warn_of_other_colours(folder: Path, name: str) -> None:
-    """Once for a folder and a table."""
-    text = "masks in %s are read by the colours of the classes %s"
-    logging.getLogger(__name__).warning(text, folder, name)
-
-
-def _checked_classes(path: Path, label: np.ndarray, table: Classes, flag: str) -> np.ndarray:
-    bad = label[(label >= len(table)) & (label != IGNORE_LABEL)]
-    if bad.size:
-        raise ValueError(
-            f"mask {path} holds {bad[0]}, outside {table.values} of the classes {table}; if it is "
-            f"in another table, give {flag} NAME or FILE.json, else map its values"
-        )
-    return label
-
-
-def _classes_of_colours(
-    path: Path, colours: np.ndarray, table: Classes, classes: Classes
-) -> tuple[np.ndarray, Classes]:
-    """Classes uint8 [H, W] of colours uint8 [H, W, 3], and the table that has all of them."""
-    label, foreign = _nearest(colours, table)
-    if not len(foreign):
-        return label, table
-    for other in map(load_classes, shipped_tables()):
-        label, unknown = _nearest(colours, other)
-        if not len(unknown):
-            becomes(other, classes)  # raises if it cannot
-            _warn_of_other_colours(path.parent, other.name)
-            return label, other
-    red, green, blue = foreign[0]
-    whose = f"is none of the classes {table}'s"
-    if np.isin(foreign, ZLLRUNNING_CHANNELS).all():
-        whose = "zllrunning's and yakhyo's face-parsing show (in RGB or BGR, which differ)"
+    if (name := _written(picture)) is None:
+        return False
+    names = picture.info.get(NAMES_KEY)
+    shipped = load_classes(name).names if name in shipped_tables() else None
+    theirs = tuple(names.split(",")) if names else shipped
+    if theirs == table.names or (theirs is None and name == table.name):
+        return True
+    listed = f" ({brief(', '.join(theirs))})" if theirs else ""
+    ours = f" ({brief(', '.join(table.names))})" if theirs and name == table.name else ""
+    known = theirs and classes_named(theirs)
+    if known and known.names == theirs:
+        fix = f"{flag} {known}"
+    else:
+        fix = f"{flag} FILE.json, the file of the table {brief(name)}"
     raise ValueError(
-        f"mask {path} holds the colour ({red}, {green}, {blue}), which {whose}; save the "
-        "classes themselves as an 8-bit PNG, and give their table with --labels-are"
+        f"mask {path} was written in the classes of {brief(name)}{listed}, expected those of "
+        f"{table}{ours}; give {fix}"
     )
 
 
-def _nearest(colours: np.ndarray, table: Classes) -> tuple[np.ndarray, np.ndarray]:
-    """Classes uint8 [H, W] of colours uint8 [H, W, 3], and the colours [N, 3] that the table does
-    not have."""
-    known, codes = _packed(table.palette), _packed(colours)
-    order = np.argsort(known)
-    nearest = np.minimum(np.searchsorted(known[order], codes), len(table) - 1)
-    label = order[nearest].astype(np.uint8)
-    return label, colours[known[label] != codes]
+def _key(path: Path, look: Look, table: Classes) -> Key | None:
+    """The key to the colours of the mask; None if its indices count.
+
+    It is that of all masks of the folder with palettes, or of all without. Where their sample tells
+    nothing, the mask's own colours do.
+    """
+    if look.in_order(table):
+        return None
+    folder = path.parent
+    looks = _sampled(folder, folder.stat().st_mtime_ns)
+    looks = [each for each in looks if (each.entries is None) == (look.entries is None)]
+    key, keys = chosen_key(looks, table), keys_of(table)
+    if key is None and (look.indices is None or not any(each.is_foreign(keys) for each in looks)):
+        looks, key = [look], chosen_key([look], table)
+    if key is None and any(each.says(own) for own in keys for each in looks):
+        _warn(folder, "their indices: the colours of some are those of no class")
+    elif key and (key.name != keys[0].name or any(each.entries is not None for each in looks)):
+        _warn(folder, f"the colours of {key.name}, not by their indices")
+    return key
 
 
-def _packed(colours: np.ndarray) -> np.ndarray:
-    """One 24-bit integer per colour: uint8 [..., 3] -> int32 [...]."""
-    red, green, blue = np.moveaxis(colours.astype(np.int32), -1, 0)
-    return red << 16 | green << 8 | blue
+@lru_cache(64)
+def _sampled(folder: Path, changed: int) -> tuple[Look, ...]:
+    """How SAMPLE masks look, spread evenly; again after the folder has changed."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in MASK_SUFFIXES)
+    chosen = {paths[i] for i in np.linspace(0, len(paths) - 1, SAMPLE).round().astype(int)}
+    return tuple(look for look in map(_look_at, sorted(chosen)) if look)
+
+
+def _look_at(path: Path) -> Look | None:
+    """None for files that cannot be read, say which classes they hold, or have no colours."""
+    try:
+        picture = _opened(path)
+    except ValueError:
+        return None
+    coloured = picture.mode in ("P", "RGB", "RGBA") and _written(picture) is None
+    return Look.at(picture) if coloured else None
+
+
+@cache
+def _warn(folder: Path, how: str) -> None:
+    """Once for a folder and a way to read it."""
+    logging.getLogger(__name__).warning("masks in %s are read by %s", folder, how)
+
+
+def _of_values(path: Path, values: np.ndarray, table: Classes, flag: str) -> np.ndarray:
+    """Classes uint8 [H, W] of the values uint8 [H, W] in the file."""
+    if table.values:
+        wrong = table.class_of_value[values] < 0
+    else:  # a third of the time
+        wrong = (values >= len(table)) & (values != IGNORE_LABEL)
+    if wrong.any():
+        bad = np.unique(values[wrong]).tolist()
+        example = json.dumps({str(bad[0]): table.names[-1]})
+        raise ValueError(
+            f"mask {path} holds {brief(', '.join(map(str, bad)))}, outside {table.values_in_words} "
+            f"of the classes {table}; if it is in another table, give {flag} NAME or FILE.json; a "
+            f'table\'s file can say what each value means, as "values": {example}'
+        )
+    return table.class_of_value.astype(np.uint8)[values] if table.values else values
+
+
+def _of_colours(path: Path, pixels: np.ndarray, look: Look, key: Key, flag: str) -> np.ndarray:
+    """Classes uint8 [H, W] of a mask that looks so, by the key."""
+    classes = key.of(look)
+    if (classes < 0).any():
+        foreign = look.colours[classes < 0]
+        red, green, blue = foreign[0].tolist()
+        whose = f"is none of {key.name}"
+        if np.isin(foreign, ZLLRUNNING_CHANNELS).all():
+            whose = "zllrunning's and yakhyo's face-parsing show (in RGB or BGR, which differ)"
+        raise ValueError(
+            f"mask {path} holds the colour ({red}, {green}, {blue}), which {whose}; save the "
+            f"classes themselves as an 8-bit PNG, and give their table with {flag}, or give the "
+            'colours in its file, as "colours"'
+        )
+    if pixels.ndim == 2:
+        moved = np.zeros(256, np.uint8)
+        moved[look.indices] = classes
+        return moved[pixels]
+    places = np.searchsorted(packed(look.colours), packed(pixels[..., :3]))
+    return classes.astype(np.uint8)[places]
 
 
 def write_mask(path: Path, label: np.ndarray, classes: Classes = CELEBAMASK) -> None:
     """Writes uint8 [H, W] classes (0..C-1, 255) as a palette PNG that keeps them as the indices.
 
-    The table's name is noted in the file.
+    The table's name and those of its classes are noted in the file.
     """
     assert label.ndim == 2 and label.dtype == np.uint8, (label.shape, label.dtype)
     # All 256 entries: an index without an entry is an invalid PNG. Ignored pixels show white.
@@ -209,6 +236,7 @@ def write_mask(path: Path, label: np.ndarray, classes: Classes = CELEBAMASK) -> 
     picture.putpalette(palette.tobytes())
     note = PngInfo()
     note.add_text(TABLE_KEY, classes.name)
+    note.add_text(NAMES_KEY, ",".join(classes.names))
     with atomic_path(path) as temporary:
         picture.save(temporary, format="PNG", pnginfo=note)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxparse.config import Config
 from jaxparse.data.folders import match_names
-from jaxparse.files import atomic_path, reason
+from jaxparse.files import atomic_path
 
 SPLITS = ("train", "val")
 
@@ -18,17 +18,19 @@ def read_names(path: str | Path) -> set[str]:
     fix = "give a file with a picture's name, without suffix, on each line"
     if not Path(path).is_file():
         raise ValueError(f"there is no list of mirrored masks {path}; {fix}, or `none`")
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file ({reason(error)}); {fix}") from error
+    data = Path(path).read_bytes()
+    if b"\0" in data:
+        raise ValueError(f"{path} is not a text file; {fix}")
+    lines = data.decode("utf-8", "surrogateescape").splitlines()
     return {line.strip() for line in lines if line.strip()}
 
 
 def write_names(path: Path, names: set[str]) -> None:
     """Writes the list, sorted."""
     with atomic_path(path) as temporary:
-        temporary.write_text("".join(f"{name}\n" for name in sorted(names)), encoding="utf-8")
+        temporary.write_text(
+            "".join(f"{name}\n" for name in sorted(names)), "utf-8", "surrogateescape"
+        )
 
 
 def listed_names(config: Config) -> set[str]:

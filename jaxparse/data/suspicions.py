@@ -17,9 +17,11 @@ def suspicions(split: str, pictures: np.ndarray, total: int, classes: Classes) -
     """Lines on the `total` masks of a split, of which `pictures` [256] hold each label value."""
     values, lines = set(np.flatnonzero(pictures).tolist()), []
     if IGNORE_LABEL in values <= {0, IGNORE_LABEL}:
+        name = classes.names[-1] if len(classes) == 2 else "CLASS"
         lines.append(
-            f"warning: the masks of {split} hold only 0 and 255, so only background and ignored "
-            "pixels: a binary mask of one class needs that class's index in place of 255"
+            f"warning: the masks of {split} hold only 0 and 255, so only {classes.names[0]} and "
+            "ignored pixels: if 255 is a class, say so in the file of the table that they are in: "
+            f'"values": {{"255": "{name}"}}'
         )
     if total >= FEW and len(classes) > FEW and (pictures[: len(classes)] == total).all():
         lines.append(

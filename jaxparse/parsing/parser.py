@@ -13,6 +13,7 @@ The network sees the whole picture, resized to its input size; at one scale or s
 without the mirror image. Probabilities are averaged.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -91,6 +92,8 @@ class Parser:
         self.test_time = test_time
         self.classes = classes or config.classes
         becomes(config.classes, self.classes)  # raises if it cannot
+        if test_time.flip and (line := config.classes.halves_line):
+            logging.getLogger(__name__).warning(line)
         self._classes = config.classes
         self.image_size = config.image_size
         self.batch_size = config.batch_size

@@ -99,7 +99,9 @@ class Tile(NamedTuple):
 
 
 @jax.jit
-def _lay_over(below: Tile, classes: Array, values: Array, to_crop: Array, box: Array) -> Tile:
+def _lay_over(
+    below: Tile, classes: Array, values: Array, to_crop: Array, box: Array, background: Array
+) -> Tile:
     """The tile with a face in front of those before.
 
     The background of a crop hides nothing. Crops are twice as wide as faces, and what the network
@@ -108,9 +110,9 @@ def _lay_over(below: Tile, classes: Array, values: Array, to_crop: Array, box: A
     u, v = _places(to_crop)
     in_crop = (u >= 0) & (u < 1) & (v >= 0) & (v < 1)
     (x, y), (left, top, right, bottom) = _centres(), box
-    in_box = (x >= left) & (x < right) & (y >= top) & (y < bottom) & (classes != 0)
-    in_front = (classes != 0) & (in_box | ~below.in_box)
-    shown = in_crop & (in_front | (below.classes == 0))
+    in_box = (x >= left) & (x < right) & (y >= top) & (y < bottom) & (classes != background)
+    in_front = (classes != background) & (in_box | ~below.in_box)
+    shown = in_crop & (in_front | (below.classes == background))
     face = Tile(classes, values, in_box)
     return Tile(*(jnp.where(shown, new, old) for new, old in zip(face, below, strict=True)))
 
@@ -119,19 +121,21 @@ def assemble_placed(
     faces: Sequence[Placed],
     size: tuple[int, int],
     outside: np.generic,
+    background: int,
     classify: Callable[[Sequence[PlacedPart]], Array],
     compute: Callable[[Sequence[PlacedPart]], Array] | None = None,
 ) -> np.ndarray:
     """The photograph [*size], tile by tile, from `compute`: that of tiles.tile_confidence, …
 
-    `classify` is that of tiles.tile_classes, whose class 0 is the background; without `compute` the
-    result are the classes. Each face is in front of those before it in the list; where there is
-    none, every pixel is `outside`.
+    `classify` is that of tiles.tile_classes, `background` a class of its table, or 255 if it has
+    none; without `compute` the result are the classes. Each face is in front of those before it in
+    the list; where there is none, every pixel is `outside`.
     """
 
     def draw(tile: tuple[int, int]) -> Array | np.ndarray:
         square = TILE, TILE
-        seen = Tile(np.zeros(square, np.uint8), np.full(square, outside), np.zeros(square, bool))
+        nothing = np.full(square, background, np.uint8)
+        seen = Tile(nothing, np.full(square, outside), np.zeros(square, bool))
         for face in faces:
             if face.touches(tile):
                 parts = [face.part(level, tile) for level in face.levels]
@@ -139,7 +143,7 @@ def assemble_placed(
                 values = compute(parts) if compute else classes
                 to_crop = face.to_crop(tile).astype(np.float32)
                 box = np.subtract(face.box, tile[::-1] * 2).astype(np.float32)
-                seen = _lay_over(seen, classes, values, to_crop, box)
+                seen = _lay_over(seen, classes, values, to_crop, box, np.uint8(background))
         return seen.values
 
     down, across = (range(0, length, TILE) for length in size)

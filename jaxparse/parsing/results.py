@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from PIL import Image
 
-from jaxparse.classes import Classes
+from jaxparse.classes import IGNORE_LABEL, Classes
 from jaxparse.data.images import as_picture
 from jaxparse.data.masks import write_mask
 from jaxparse.parsing import regions
@@ -51,7 +51,7 @@ class Parsing:
     @cached_property
     def mask(self) -> np.ndarray:
         """uint8 [H, W] of `classes`, at the picture's own size."""
-        return self._assembled(tile_classes, np.uint8(0))
+        return self._assembled(tile_classes, np.uint8(self.classes.background))
 
     def _assembled(
         self, compute: Callable[..., Array], outside: np.generic, **given: np.ndarray
@@ -71,7 +71,8 @@ class Parsing:
         """float32 [H, W]: the probability that a pixel is of any of the classes."""
         chosen = np.zeros(len(self.classes), np.float32)
         chosen[[self.classes.index(name) for name in names]] = 1
-        return self._assembled(tile_probability, chosen[0], chosen=chosen)
+        outside = chosen[background] if (background := self.classes.background) < len(chosen) else 0
+        return self._assembled(tile_probability, np.float32(outside), chosen=chosen)
 
     def confidence(self) -> np.ndarray:
         """float32 [H, W], 0..1: the probability of the predicted class at every pixel."""
@@ -99,7 +100,7 @@ class Parsing:
     def area(self) -> dict[str, float]:
         """Class name -> its share of the picture, 0..1, for the classes that occur."""
         names = self.classes.names
-        pixels = np.bincount(self.mask.ravel(), minlength=len(names))
+        pixels = np.bincount(self.mask.ravel(), minlength=IGNORE_LABEL)[: len(names)]
         return {
             name: float(number / self.mask.size)
             for name, number in zip(names, pixels, strict=True)
@@ -121,8 +122,8 @@ class Parsing:
 class Photograph(Parsing):
     """The parsing of a whole photograph: of each of its faces, put back where it is.
 
-    Outside of all crops is background, class 0, also where no face is found. Where faces overlap
-    the nearer one, that is the larger, is in front.
+    Outside of all crops is `classes.background`, also where no face is found: 255, ignored, if
+    no class is called that. Where faces overlap the nearer one, that is the larger, is in front.
     """
 
     def __init__(
@@ -145,7 +146,9 @@ class Photograph(Parsing):
         ]
         classify = partial(tile_classes, **self._tables)
         values = None if compute is tile_classes else partial(compute, **self._tables, **given)
-        return assemble_placed(faces[::-1], self.size, outside, classify, values)
+        return assemble_placed(
+            faces[::-1], self.size, outside, self.classes.background, classify, values
+        )
 
     def each_face(self) -> list[Parsing]:
         """The parsing of every aligned crop, at the network's input size [S, S]."""

@@ -181,7 +181,8 @@ def report(
         content = {"Scores": content.pop("Scores"), "Curves": curves} | content
     content["Recipe"] = join([recipe(config), parameters(parameter_counts(arrays[0]))])
     with cli.written(output) as temporary:
-        temporary.write_text(page(run.label, content, about), encoding="utf-8")
+        html = page(run.label, content, about)
+        temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
     if not scored.classes.pairs:
         return
     names = wrong_on_disk(survey, listed_names(settings))

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure  # not pyplot, which keeps figures and chooses a backend
 from PIL import Image
 
-from jaxparse.classes import Classes
+from jaxparse.classes import IGNORE_LABEL, Classes
 from jaxparse.config import Config
 from jaxparse.parsing.overlay import colourise, mark_errors
 from jaxparse.report.html import Html, element, join, picture, table
@@ -71,6 +71,7 @@ def summary(survey: Survey, scores: Scores, mirrored: Sequence[int]) -> Html:
     confusions = survey.confusions
     low, high = bootstrap_interval(confusions)
     means = {name: in_percent(value) for name, value in scores.summary().items()}
+    has_background = survey.classes.background != IGNORE_LABEL
     return figures(
         {"mIoU": (means["mIoU"], f"95 % interval {in_percent(low)} to {in_percent(high)}")}
         | (sides_figures(survey, mirrored) if survey.classes.pairs else {})
@@ -81,7 +82,7 @@ def summary(survey: Survey, scores: Scores, mirrored: Sequence[int]) -> Html:
             "mF1": (means["mF1"], "mean over classes"),
             "mF1 without background": (
                 means["mF1_without_background"],
-                f"over {len(survey.classes) - 1} classes",
+                f"over {len(survey.classes) - has_background} classes",
             ),
         }
     )
@@ -287,6 +288,5 @@ def mirrored_table(survey: Survey, mirrored: Sequence[int]) -> Html:
             pair = confusion[np.ix_((left, right), (left, right))]
             cells.append(f"{pair[0, 1] + pair[1, 0]:,} of {pair.sum():,}")
         rows.append([survey.names[index], *cells])
-    left = (survey.classes.names[index] for index, _ in survey.classes.pairs)
-    parts = [readable(name.removeprefix("left_")) for name in left]
+    parts = [readable(survey.classes.part(index)) for index, _ in survey.classes.pairs]
     return table("Pixels with left and right exchanged", ["picture", *parts], rows)

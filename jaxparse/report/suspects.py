@@ -53,7 +53,7 @@ def surely_mirrored(weights: np.ndarray, classes: Classes) -> np.ndarray:
     votes = side_votes(weights, classes)
     crossed, contradicts = votes > 0.5, votes <= 0.5  # both False for NaN
     overrules = np.array(
-        [not classes.names[left].endswith("ear") for left, _ in classes.pairs], bool
+        [not classes.part(left).endswith("ear") for left, _ in classes.pairs], bool
     )
     return (crossed.sum(1) >= 2) & ~contradicts[:, overrules].any(1)
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxparse.classes import CELEBAMASK, Classes
+from jaxparse.classes import CELEBAMASK, IGNORE_LABEL, Classes
+from jaxparse.classes.spelling import background
 
 LIKELIER_BY = 0.2  # mIoU that another label order must gain before it is suspected
 BOOTSTRAP_BLOCK = 100  # samples at once: bounds memory to a few times that of the counts
@@ -93,10 +94,13 @@ class Scores:
         return {"aAcc": self.pixel_accuracy, "mIoU": self.mean_iou, "mAcc": self.mean_accuracy}
 
     def summary(self) -> dict[str, float]:
-        """`means`, mean F1 with and without background, and the mean boundary IoU if known."""
+        """`means`, mean F1 with and without the class that is called background, and the mean
+        boundary IoU if known.
+        """
+        parts = np.arange(len(self.names)) != background(self.names, IGNORE_LABEL)
         figures = self.means() | {
             "mF1": float(_mean(self.f1)),
-            "mF1_without_background": float(_mean(self.f1[1:])),
+            "mF1_without_background": float(_mean(self.f1[parts])),
         }
         if self.boundary_iou is not None:
             figures["mBoundaryIoU"] = float(_mean(self.boundary_iou))
@@ -126,8 +130,7 @@ def joined_scores(confusion: np.ndarray, classes: Classes) -> Scores:
     """Scores of the classes of `join_left_right`."""
     left = {pair[0] for pair in classes.pairs}
     names = [
-        name.removeprefix("left_") if (name := classes.names[index]) and index in left else name
-        for index in joined(classes)
+        classes.part(index) if index in left else classes.names[index] for index in joined(classes)
     ]
     return Scores.of(join_left_right(confusion, classes), names=names)
 

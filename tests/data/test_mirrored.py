@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxparse.config import SYNTHETIC, Config
+from jaxparse.data.identity import data_identity
 from jaxparse.data.loaders import EvalLoader, make_train_loader
 from jaxparse.data.masks import write_mask
 from jaxparse.data.mirrored import mirrored_line, mirrored_masks, read_names, write_names
@@ -72,7 +73,7 @@ def test_lists_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     config = data(tmp_path)
     with refuses(tmp_path / "absent.txt", "none"):
         make_source(replace(config, mirrored_masks=str(tmp_path / "absent.txt")), "train")
-    (tmp_path / "list.txt").write_bytes(b"\xff\xfe")
+    (tmp_path / "list.txt").write_bytes("1\n".encode("utf-16"))
     with refuses(config.mirrored_masks, "text"):
         make_source(config, "train")
     with refuses("drawn faces", "--mirrored-masks"):
@@ -83,3 +84,18 @@ def test_lists_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
 def test_written_names_are_read(tmp_path: Path, names: set[str]) -> None:
     write_names(tmp_path / "new" / "list.txt", names)
     assert read_names(tmp_path / "new" / "list.txt") == names
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    names = {"caf\udce9", "müller", "0001"}
+    write_names(tmp_path / "list.txt", names)
+    assert read_names(tmp_path / "list.txt") == names
+
+
+def test_a_data_folder_with_such_names_has_an_identity(tmp_path: Path) -> None:
+    config = data(tmp_path)
+    before = data_identity(replace(config, mirrored_masks="none"))
+    for path in list(tmp_path.rglob("002.png")):
+        path.rename(path.with_stem("caf\udce9"))
+    after = data_identity(replace(config, mirrored_masks="none"))
+    assert after.keys() == before.keys() and after != before

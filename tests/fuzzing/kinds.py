@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzzing import lists, pictures, saved
+from tests.fuzzing import lists, pictures, saved, tables
 from tests.fuzzing.judge import Kind
 
 NEEDING_TORCH = ("torch", "objects of torch")
@@ -11,6 +11,8 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "pictures": pictures.pictures,
     "masks": pictures.masks,
     "masks without sums": pictures.masks_without_sums,
+    "masks in other palettes": tables.palettes,
+    "tables of classes": tables.tables,
     "pairs": pictures.pairs,
     "scored masks": pictures.scored_masks,
     "masks of parts": pictures.parts,

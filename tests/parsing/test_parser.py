@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -44,6 +45,17 @@ def test_scales_and_the_mirror_image_are_averaged(nano: Nano, make_parser: Calla
     for name in ("skin", "left_eye", "right_brow"):
         wanted = expected[..., CELEBAMASK.names.index(name)]
         np.testing.assert_allclose(result.probability(name), wanted, atol=2e-5)
+
+
+def test_classes_that_mirror_images_do_not_exchange_are_said(
+    nano: Nano, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = tuple(name.replace("right_eye", "iris") for name in CELEBAMASK.names)
+    config = replace(nano.config, classes=replace(CELEBAMASK, names=names, pairs=()))
+    for flip, lines in ((False, 0), (True, 1)):
+        Parser(config, nano.params, nano.batch_stats, TestTime(flip=flip))
+        assert len(caplog.messages) == lines
+    assert "left_eye" in caplog.messages[0] and "brow" not in caplog.messages[0]
 
 
 @pytest.mark.parametrize("settings", [{}, {"scales": (0.5, 1.0)}])

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from jaxparse.classes import CELEBAMASK
+from jaxparse.classes import CELEBAMASK, parse_classes
 from jaxparse.parsing.alignment import align, crop
 from jaxparse.parsing.faces import Face
 from jaxparse.parsing.overlay import blend
@@ -112,3 +112,22 @@ def test_a_photograph_without_a_face_is_background(make_parser: Callable) -> Non
     assert (result.probability("background") == 1).all()
     assert (result.probability("skin") == 0).all()
     assert result.describe()["faces"] == []
+
+
+@pytest.mark.parametrize(("third", "outside"), [("BG", 2), ("other", 2), ("scenery", 255)])
+def test_outside_of_faces_is_the_class_that_is_called_background(
+    make_parser: Callable, third: str, outside: int
+) -> None:
+    """Not class 0; 255 where no class is called that."""
+    places = {"skin": "face", "background": third, "*": "hair"}
+    data = {"names": ["hair", "face", third], "from": {"celebamask": places}}
+    parser = make_parser()
+    parser.classes = parse_classes(data, "mine", "mine.json")
+    result, empty = parser(photos()[1]), parser(photos()[2])
+    assert (result.mask[:, 64:] == outside).all() and (empty.mask == outside).all()
+    assert (result.mask[:64, :64] == 0).mean() > 0.9
+    assert empty.area() == ({third: 1} if outside == 2 else {})
+    for name, share in (("hair", 0), (third, outside == 2)):
+        assert (result.region(name)[:, 64:] == 255 * share).all()
+        assert (result.region(name, hard=True)[:, 64:] == 255 * share).all()
+    assert result.overlay().height == 150

@@ -56,7 +56,7 @@ def test_a_known_mask_comes_back_where_it_was(side: float, degrees: float, mirro
     if mirrored:
         views = np.concatenate([views, views[:, :, ::-1]])
     face = Placed([Level(jnp.asarray(views))], alignment, 256, NO_BOX)
-    mask = assemble_placed([face], size, NOWHERE, CLASSES)
+    mask = assemble_placed([face], size, NOWHERE, 0, CLASSES)
     assert mask.shape == size and mask.dtype == np.uint8
     u, v = inside(alignment, size)
     distance = np.hypot(u - middle[0], v - middle[1])
@@ -77,9 +77,9 @@ def test_a_crop_that_is_the_picture_is_plain_upsampling(align_corners: bool) -> 
         for n in (16, 24)
     ]
     face = Placed(levels, place((80, 80), 160), 160, NO_BOX)
-    found = assemble_placed([face], size, np.float32(1), CLASSES, CONFIDENCE)
+    found = assemble_placed([face], size, np.float32(1), 0, CLASSES, CONFIDENCE)
     np.testing.assert_allclose(found, assemble(levels, size, CONFIDENCE), atol=1e-5)
-    mask = assemble_placed([face], size, NOWHERE, CLASSES)
+    mask = assemble_placed([face], size, NOWHERE, 0, CLASSES)
     assert (mask == assemble(levels, size, CLASSES)).mean() > 0.999
 
 
@@ -98,16 +98,16 @@ def group(near_box: tuple, far_box: tuple) -> tuple[list[Placed], np.ndarray, np
 
 def test_the_face_in_front_hides_others_and_its_background_none() -> None:
     faces, hair, skin = group((20, 20, 100, 100), (86, 36, 134, 84))
-    mask = assemble_placed(faces, hair.shape, NOWHERE, CLASSES)
+    mask = assemble_placed(faces, hair.shape, NOWHERE, 0, CLASSES)
     assert (mask == np.select([hair, skin], [HAIR, SKIN])).mean() > 0.999
-    confidence = assemble_placed(faces, hair.shape, np.float32(1), CLASSES, CONFIDENCE)
+    confidence = assemble_placed(faces, hair.shape, np.float32(1), 0, CLASSES, CONFIDENCE)
     assert (confidence[:10] == 1).all() and (confidence[110:] == 1).all()  # beyond the crops
     assert (confidence[10:110, 10:110] < 1).all() and (confidence[30:90, 110:140] < 1).all()
 
 
 def test_beyond_its_own_box_a_face_does_not_hide_the_box_of_another() -> None:
     faces, hair, skin = group((20, 20, 90, 100), (86, 36, 134, 84))
-    mask = assemble_placed(faces, hair.shape, NOWHERE, CLASSES)
+    mask = assemble_placed(faces, hair.shape, NOWHERE, 0, CLASSES)
     columns = np.arange(200) + 0.5
     of_far = skin & ((columns > 90) | ~hair)
     assert (mask == np.select([of_far, hair], [SKIN, HAIR])).mean() > 0.999

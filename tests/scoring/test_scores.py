@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxparse.classes import CELEBAMASK
+from jaxparse.classes import CELEBAMASK, parse_classes
 from jaxparse.scoring.counts import count
 from jaxparse.scoring.scores import (
     Scores,
@@ -51,6 +51,28 @@ def test_scores_by_hand() -> None:
         "mF1": pytest.approx((12 / 17 + 6 / 8) / 4),
         "mF1_without_background": pytest.approx((6 / 8) / 3),
     }
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [
+        (["hair", "skin", "BG"], [0, 1]),
+        (["hair", "other", "background"], [0, 1]),
+        (["hair", "other", "skin"], [0, 2]),
+        (["hair", "skin", "nose"], [0, 1, 2]),
+    ],
+)
+def test_background_is_the_class_of_that_name(names: list[str], kept: list[int]) -> None:
+    confusion = np.array([[4, 1, 0], [2, 6, 1], [0, 3, 9]])
+    f1 = np.array([8 / 11, 12 / 19, 18 / 22])
+    summary = Scores.of(confusion, names=names).summary()
+    assert summary["mF1_without_background"] == pytest.approx(f1[kept].mean())
+
+
+def test_joined_names_of_any_spelling() -> None:
+    data = {"names": ["background", "EyeLeft", "EyeRight", "l_brow", "r_brow"]}
+    result = joined_scores(np.eye(5, dtype=np.int64), parse_classes(data, "x", "x.json"))
+    assert result.names == ["background", "eye", "brow"]
 
 
 def test_scores_equal_what_mmsegmentation_printed() -> None:
