@@ -7,6 +7,7 @@ eye is on the right of a picture. `lapa` and `helen` are those of other data set
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxparse.classes.spelling import halves, spellings
 from jaxparse.files import brief, read_json
 
 IGNORE_LABEL = 255  # pixels that neither the loss nor the metrics count
@@ -128,6 +130,13 @@ def shipped_tables() -> list[str]:
     return sorted(path.stem for path in Path(__file__).parent.glob("*.json"))
 
 
+def classes_named(names: Sequence[str]) -> Classes | None:
+    """The table that comes with the package whose names these are, in any usual spelling."""
+    spelt = spellings(names)
+    tables = map(load_classes, reversed(shipped_tables()))  # lapa before helen, of the same names
+    return next((table for table in tables if list(table.names) == spelt), None)
+
+
 def load_classes(table: str | Path) -> Classes:
     """The table of a name such as celebamask, or of a .json file.
 
@@ -178,12 +187,7 @@ def _parsed(data: dict[str, Any], name: str, folder: Path) -> Classes:
         (source, _places(source, given, names))
         for source, given in ((table(key), given) for key, given in data.get("from", {}).items())
     )
-    if "pairs" in data:
-        pairs = [tuple(pair) for pair in data["pairs"]]
-    else:
-        left = [each for each in names if each.startswith("left_")]
-        pairs = [(each, each.replace("left_", "right_", 1)) for each in left]
-        pairs = [pair for pair in pairs if pair[1] in names]
+    pairs = [tuple(pair) for pair in data["pairs"]] if "pairs" in data else halves(names)[0]
     return Classes(
         str(data.get("name", name)),
         names,
