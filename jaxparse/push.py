@@ -19,7 +19,7 @@ from jaxparse.config import Config, read_config
 from jaxparse.models.parameters import parameter_counts
 from jaxparse.training.logs import METRICS, best_row, class_ious, read_runs
 from jaxparse.weights.files import HUB_FILE, read_weights
-from jaxparse.weights.find import find_weights, load_network
+from jaxparse.weights.find import find_weights, load_network, run_of
 from jaxparse.weights.hub import HubName, ask
 
 # Fields that say nothing of what was learnt, or name folders of this machine.
@@ -84,7 +84,7 @@ def model_card(weights: Path, run: Path | None, config: Config, repository: str)
 
 def write_repository(weights: str, repository: str, folder: Path) -> None:
     """Writes the files of the repository: the weights, config.json, README.md."""
-    path, run = find_weights(weights), Path(weights) if Path(weights).is_dir() else None
+    path, run = find_weights(weights), run_of(weights)
     config = read_config(run) if run else load_network(path)[0]
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(path, folder / HUB_FILE)

@@ -42,7 +42,7 @@ from jaxparse.scoring.scores import Scores
 from jaxparse.training.curves import draw
 from jaxparse.training.logs import Run, read_runs
 from jaxparse.weights.files import read_weights
-from jaxparse.weights.find import find_weights, load_network
+from jaxparse.weights.find import find_weights, load_network, run_of
 
 MIRRORED_LIST = "mirrored_masks.txt"
 MIRRORED_FROM = 0.5  # share of the votes; of 110 real masks 7 had 1.0, one 0.33, the others 0.0
@@ -146,12 +146,12 @@ def report(
     """
     if pictures < 1:
         raise ValueError(f"--pictures is {pictures}; give at least 1")
-    is_run = Path(weights).is_dir()
-    output = output or Path(weights if is_run else ".") / "report.html"
+    folder = run_of(weights)
+    output = output or (folder or Path()) / "report.html"
     require_writable_file(output)
     config, *arrays = load_network(weights)
     path = find_weights(weights)
-    run = read_runs([Path(weights)])[0] if is_run else Run(path.stem, "", [])
+    run = read_runs([folder])[0] if folder else Run(path.stem, "", [])
     changes = {
         "data_dir": data_dir,
         "mirrored_masks": mirrored_masks or ("none" if data_dir else None),

@@ -6,15 +6,24 @@ is used or known to be superfluous, every parameter is set, every shape is equal
 
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxparse.classes import CELEBAMASK, Classes, load_classes
+from jaxparse.classes import (
+    CELEBAMASK,
+    Classes,
+    classes_named,
+    load_classes,
+    parse_classes,
+    shipped_tables,
+)
+from jaxparse.classes.spelling import spellings
+from jaxparse.cli import line_for_shell
 from jaxparse.config import Config
+from jaxparse.files import brief
 from jaxparse.models import split_model, swin
 from jaxparse.weights.files import (
     filled,
@@ -55,6 +64,7 @@ class Conversion(NamedTuple):
     fresh: tuple[str, ...]  # prefixes of this package's names
     config: Config  # of the network
     classes: Classes  # the checkpoint's
+    guessed: str = ""  # why those are taken for its classes, in words, if it names none
 
 
 def convert(
@@ -63,18 +73,19 @@ def convert(
     config: Config | None = None,
     classes: Classes | None = None,
     fresh_classifier: bool = False,
+    names: Sequence[str] = (),
+    own_classes: bool = False,
 ) -> Conversion:
     """The arrays of a checkpoint for the network of `config`, or for the one it holds.
 
-    `path` is for messages; `classes` are those of the file, by default those that its kind has.
-    Networks of the classes of celebamask in another order are brought into its order. With
-    `fresh_classifier` what has a place for each class is left out. Raises ValueError unless every
-    key is used or known to be superfluous, and every parameter and statistic is set, in its shape,
-    or is one of the `fresh` ones.
+    `path` is for messages; `classes` are those of the file, by default those that it `names`, if it
+    does, else those that its kind has; with `own_classes` names that are in no known table are a
+    table of their own. Networks of the classes of celebamask in another order are brought into its
+    order. With `fresh_classifier` what has a place for each class is left out. Raises ValueError
+    unless every key is used or known to be superfluous, and every parameter and statistic is set,
+    in its shape, or is one of the `fresh` ones.
     """
     naming = recognise(path, state_dict)
-    known = config.classes if config and naming.classes == CELEBAMASK.name else naming.classes
-    classes = classes or load_classes(known)
     require_constants(path, state_dict, naming)
     dropped = [key for key in state_dict if re.search(rf"{BUFFERS}|{naming.dropped}", key)]
     used = state_dict.keys() - set(dropped)
@@ -89,9 +100,20 @@ def convert(
         if not naming.prefix:  # training adapts a backbone
             require_preprocessing(path, dict(naming.fields), config)
     else:
-        config = Config(**network_of(path, arrays), **dict(naming.fields))
+        fields = network_of(path, arrays) | dict(naming.fields)
+    theirs = not config or naming.classes != CELEBAMASK.name
+    usual = load_classes(naming.classes) if theirs else config.classes
+    has_classes = any(class_axis(name) is not None for name in arrays) and not fresh_classifier
+    guessed = ""
+    if classes is None and has_classes:
+        if names:
+            classes = named_table(path, names, usual, own_classes)
+        else:
+            guessed = f"as usual for {naming.name}, since its file names none"
+    classes = classes or usual
+    if not config:
         other_order = sorted(classes.names) == sorted(CELEBAMASK.names)
-        config = replace(config, classes=CELEBAMASK if other_order else classes)
+        config = Config(**fields, classes=CELEBAMASK if other_order else classes)
     fresh = naming.fresh
     if fresh_classifier:
         fresh += tuple(sorted(name for name in arrays if class_axis(name) is not None))
@@ -105,7 +127,35 @@ def convert(
         arrays |= {k: from_unfold_order(v) for k, v in arrays.items() if ".downsample." in k}
     if any(class_axis(name) is not None for name in arrays):
         arrays = reordered(path, arrays, classes, config.classes)
-    return Conversion(naming.name, arrays, dropped, fresh, config, classes)
+    return Conversion(naming.name, arrays, dropped, fresh, config, classes, guessed)
+
+
+def named_table(
+    path: str | Path, names: Sequence[str], expected: Classes, own_classes: bool
+) -> Classes:
+    """The table of the classes that a file names: `expected`, one that is known, in any order, or
+    its own.
+
+    Raises ValueError for names of no known table unless they are to be its own.
+    """
+    if tuple(names) == expected.names:
+        return expected
+    if found := classes_named(names):
+        return found
+    spelt, label = spellings(names), Path(path).stem
+    for table in shipped_tables():
+        if sorted(spelt) == sorted(load_classes(table).names):
+            return parse_classes({"names": spelt, "from": {table: {}}}, label, path)
+    command, table = ("convert_weights", "--checkpoint", path), "--classes FILE.json"
+    if not own_classes:
+        raise ValueError(
+            f"{path} names its {len(names)} classes {brief(', '.join(names))}, which is no known "
+            f"table: {line_for_shell(*command, '--own-classes')} takes these names, {table} others"
+        )
+    try:
+        return parse_classes({"names": list(names)}, label, path)
+    except ValueError as error:
+        raise ValueError(f"{error}; or give a table of all classes, {table}") from error
 
 
 def network_of(path: str | Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -161,10 +211,11 @@ def require_classes(path: str | Path, arrays: Mapping[str, np.ndarray], classes:
     axes = ((array, class_axis(name)) for name, array in arrays.items())
     counts = {array.shape[axis] for array, axis in axes if axis is not None}
     if len(counts) == 1 and counts != {len(classes)}:
+        command = "convert_weights", "--checkpoint", path
         raise ValueError(
             f"{path} has {counts.pop()} classes, expected the {len(classes)} of {classes}; give "
-            "their table, --classes FILE.json; or --fresh-classifier, which keeps all but its "
-            "classifier, to train from"
+            f"their table: {line_for_shell(*command, '--classes', 'FILE.json')}; or in its place "
+            "--fresh-classifier, which keeps all but the classifier, to train from"
         )
 
 

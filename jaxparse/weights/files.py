@@ -24,7 +24,8 @@ from jaxparse.files import atomic_path, brief, reason
 # their mean over the last evaluations.
 BEST_WEIGHTS = "best.safetensors"
 HUB_FILE = "model.safetensors"  # on the Hugging Face hub
-# The network that comes with the package (docs/tiny.md): used where no weights are named.
+# The network that comes with the package (docs/tiny.md): used where no weights are named, or by the
+# file's name without suffix.
 SHIPPED = Path(__file__).with_name("tiny.safetensors")
 BEST_EMA_WEIGHTS = "best_ema.safetensors"
 AVERAGE_WEIGHTS = "average.safetensors"
@@ -189,7 +190,8 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     """The metadata alone. Raises ValueError if jaxparse did not write the file."""
     if not Path(path).is_file():
         raise ValueError(
-            f"there is no file or run {path}; train one, or convert weights with "
+            f"there is no file, run or folder {path}; train one, give {SHIPPED.stem}, which comes "
+            "with jaxparse, or user/repo of the Hugging Face hub, or convert weights with "
             f"{cli.line_for_shell('convert_weights')}"
         )
     metadata: dict[str, str] = {}
