@@ -227,6 +227,12 @@ class Config:
     """Folder of the run: config.json, metrics.jsonl, checkpoints; default runs/EXPERIMENT."""
 
     def __post_init__(self) -> None:
+        for name in TABLES:
+            if isinstance(table := getattr(self, name), str | Path):
+                try:
+                    object.__setattr__(self, name, load_classes(table))
+                except ValueError as error:
+                    raise ValueError(f"{name} is {brief(repr(table))}: {error}") from error
         require_fields(self)
         if self.labels_are:
             becomes(self.labels_are, self.classes)  # raises if it cannot

@@ -137,11 +137,13 @@ def classes_named(names: Sequence[str]) -> Classes | None:
     return next((table for table in tables if list(table.names) == spelt), None)
 
 
-def load_classes(table: str | Path) -> Classes:
-    """The table of a name such as celebamask, or of a .json file.
+def load_classes(table: str | Path | Classes) -> Classes:
+    """The table of a name such as celebamask, or of a .json file; a table is itself.
 
     Raises ValueError, naming the file and what is wrong, if it holds none.
     """
+    if isinstance(table, Classes):
+        return table
     if str(table) in shipped_tables():
         return _shipped(str(table))
     path = Path(table)
