@@ -41,7 +41,7 @@ from jaxparse.scoring.counts import total
 from jaxparse.scoring.scores import Scores
 from jaxparse.training.curves import draw
 from jaxparse.training.logs import Run, read_runs
-from jaxparse.weights.files import read_weights
+from jaxparse.weights.files import network_fields, read_weights
 from jaxparse.weights.find import find_weights, load_network, run_of
 
 MIRRORED_LIST = "mirrored_masks.txt"
@@ -130,8 +130,8 @@ def report(
     """Writes one page on a network: scores, curves of its run, errors, suspicious masks.
 
     Args:
-        weights: A run's folder (its best weights), or, then without curves, a weights file or a
-            repository of the Hugging Face hub (user/name).
+        weights: A run's folder (its best weights), or, then without curves and recipe, what else
+            `predict --weights` takes.
         data_dir: Folder with val/, or `synthetic`; default: as in the run.
         split: Pictures to report on.
         classes: Table to score in, which the network's classes can become by merging; default: the
@@ -174,7 +174,10 @@ def report(
     if run.rows:
         curves = chart(draw([run]), "Loss, learning rate and scores during training")
         content = {"Scores": content.pop("Scores"), "Curves": curves} | content
-    content["Recipe"] = join([recipe(config), parameters(parameter_counts(arrays[0]))])
+    known = () if folder else network_fields(path)
+    content["Recipe" if folder else "Network"] = join(
+        [recipe(config, known), parameters(parameter_counts(arrays[0]))]
+    )
     with atomic_path(output) as temporary:
         temporary.write_text(page(run.label, content, about), encoding="utf-8")
     print(f"written to {output}")

@@ -36,7 +36,11 @@ NETWORK_FIELDS = ("backbone", "head", "head_channels", "auxiliary_channels", "cl
 PREPROCESSING_FIELDS = ("image_size", "resize_filter", "image_mean", "image_std", "align_corners")
 # How files begin that are often taken for weights -> what they are, and the fix.
 OTHER_FILES = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself: run git lfs pull"),
+    (
+        b"version https://git-lfs",
+        "a Git LFS pointer, not the file itself: run git lfs pull in a clone; in the cache of the "
+        "Hugging Face hub delete it, and it is downloaded again",
+    ),
     (b"<", "a web page: download the file itself"),
     (b"\x1f\x8b", "compressed by gzip: unpack it first"),
     (b"\x89HDF", "an .h5 file of Keras or TensorFlow: give a .pth or .safetensors of the network"),
