@@ -57,7 +57,8 @@ figcaption { font-size: .85rem; }
   border: 1px solid var(--soft); vertical-align: -.08em; }
 tbody th, .legend span { white-space: nowrap; }
 @media (max-width: 40rem) { table { display: block; overflow-x: auto; }
-  thead th { position: static; } h1, p { overflow-wrap: anywhere; }
+  caption { max-width: calc(100vw - 3rem); } thead th { position: static; }
+  h1, p { overflow-wrap: anywhere; }
   .row { grid-template-columns: repeat(2, minmax(0, 240px)); }
   th, td { padding: .18rem .35rem; font-size: .85rem; } }
 """
