@@ -86,10 +86,14 @@ def class_names(stated: object) -> tuple[str, ...]:
         value = stated.get(key)
         if key == "id2label" and value is not None:
             value = _by_index(value)
-        if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
+        if isinstance(value, list | tuple) and all(map(_is_word, value)):
             placeholders = all(re.fullmatch(PLACEHOLDER, name, re.IGNORECASE) for name in value)
             return () if placeholders else tuple(value)
     return next(filter(None, (class_names(stated.get(key)) for key in HOLDERS)), ())
+
+
+def _is_word(name: object) -> bool:
+    return isinstance(name, str) and bool(name.strip())
 
 
 def _by_index(id2label: object) -> list[str]:
@@ -98,7 +102,7 @@ def _by_index(id2label: object) -> list[str]:
         names = [named[index] for index in range(len(id2label))]
     except (AttributeError, KeyError, TypeError, ValueError):
         names = [None]
-    if not all(isinstance(name, str) for name in names):
+    if not all(map(_is_word, names)):
         raise RefusedError(
             f"states id2label as {brief(id2label)}, expected a name for each class, by its index "
             "from 0 on: correct it"
@@ -125,7 +129,7 @@ def _read_parts(index: Path) -> Weights:
 
 def _is_name(value: object) -> bool:
     """Whether this is the name of a file and not of one elsewhere."""
-    return isinstance(value, str) and Path(value).name == value
+    return isinstance(value, str) and Path(value).name == value and 0 < len(value) < 256
 
 
 def _read_file(path: Path, ema: bool) -> Weights:

@@ -164,7 +164,8 @@ def test_weights_in_several_files(suffix: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content", ["{", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"a": "../x.bin"}}',
-                '{"weight_map": {"a": 3}}', '{"weight_map": 3}'],
+                '{"weight_map": {"a": "%s"}}' % ("x" * 999),
+                '{"weight_map": {"a": 3}}', '{"weight_map": {"a": ""}}', '{"weight_map": 3}'],
 )  # fmt: skip
 def test_damaged_index(content: str, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors.index.json"

@@ -127,7 +127,8 @@ def test_names_of_config_json(tmp_path: Path, content: dict, names: tuple[str, .
 
 
 @pytest.mark.parametrize(
-    "id2label", [3, ["a", "b"], {"0": "a", "2": "b"}, {"0": "a", "x": "b"}, {"0": 1, "1": "a"}]
+    "id2label",
+    [3, ["a", "b"], {"0": "a", "2": "b"}, {"0": "a", "x": "b"}, {"0": 1, "1": "a"}, {"0": ""}],
 )
 def test_damaged_names_are_refused(tmp_path: Path, id2label: object) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"id2label": id2label}))
