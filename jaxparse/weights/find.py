@@ -19,6 +19,7 @@ from jaxparse.weights.files import (
     is_ours,
     load_weights,
     network_fields,
+    read_metadata,
     save_weights,
 )
 from jaxparse.weights.foreign import INDEX, Weights, read_checkpoint
@@ -33,6 +34,8 @@ from jaxparse.weights.hub import (
     weights_among,
 )
 from jaxparse.weights.stated import names_beside, preprocessing_beside
+
+GUESSED = ": classes "  # in the origin of what was converted from a file that names none
 
 if TYPE_CHECKING:
     from jaxparse.weights.conversion import Conversion
@@ -111,11 +114,13 @@ def _converted(checkpoint: Path, label: str, *place: str) -> Path:
     path = cached_assets_path(*place) / HUB_FILE
     if not path.is_file():
         conversion, _ = convert_checkpoint(checkpoint, label)
-        if conversion.guessed:
-            classes = f"classes {conversion.classes}, {conversion.guessed}"
-            warnings.warn(f"{label}: {classes}", stacklevel=2)
         origin = f"{conversion.naming}, {Path(label).name if Path(label).exists() else label}"
+        if conversion.guessed:
+            origin += f"{GUESSED}{conversion.classes}, {conversion.guessed}"
         save_weights(path, conversion.arrays, conversion.config, origin, conversion.fresh)
+    _, guessed, classes = read_metadata(path)["source"].partition(GUESSED)
+    if guessed:  # said each time
+        warnings.warn(f"{label}{guessed}{classes}", stacklevel=2)
     return path
 
 
