@@ -134,8 +134,8 @@ def evaluate(
     """Prints IoU, accuracy, F1 and boundary IoU per class, and their means; writes them as JSON.
 
     Args:
-        weights: A weights file (.safetensors), the folder of a run (its best weights), or a
-            repository of the Hugging Face hub (user/name).
+        weights: A weights file (.safetensors), the folder of a run (its best weights), or what else
+            `predict --weights` takes (docs/weights.md).
         exp: Experiment whose settings replace those stored with the weights.
         data_dir: Folder with val/, or `synthetic`; default: as in the run or experiment.
         split: Pictures to evaluate on.
