@@ -220,7 +220,8 @@ class Config:
     dropout."""
     init_weights: str = "none"
     """Weights to start from: a .safetensors file, a run's folder (its best weights) or what else
-    `predict --weights` takes, or `none` to train from scratch. Of a network of other classes, those of the same names are taken over."""
+    `predict --weights` takes, or `none` to train from scratch. Of a network of other classes, those
+    of the same names are taken over."""
     fresh_classifier: bool = False
     """Start the classifiers from random initialisation, whatever init_weights holds."""
     workdir: str = ""

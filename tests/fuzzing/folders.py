@@ -12,24 +12,15 @@ from jaxparse.classes import load_classes
 from jaxparse.classes.spelling import spellings
 from jaxparse.weights.conversion import Conversion, to_mmseg
 from jaxparse.weights.find import convert_checkpoint, file_in
+from tests.foreign import SAVED
 from tests.fuzzing.damage import BYTES, Damage
 from tests.fuzzing.judge import Kind
 from tests.fuzzing.saved import CONFIG, arrays
 from tests.fuzzing.typed import HEADERS, JSON, TEXT, spoil
 
 NAMES = load_classes("zllrunning").names
-STATED = {
-    "do_normalize": True,
-    "do_reduce_labels": False,
-    "do_rescale": True,
-    "do_resize": True,
-    "image_mean": [0.5, 0.4, 0.3],
-    "image_processor_type": "SegformerImageProcessor",
-    "image_std": [0.2, 0.3, 0.4],
-    "resample": 3,
-    "rescale_factor": 1 / 255,
-    "size": {"height": 96, "width": 96},
-}
+STATED = SAVED | {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4], "resample": 3}
+STATED |= {"size": {"height": 96, "width": 96}}
 
 
 def nested(rng: random.Random, data: bytes, other: bytes) -> bytes:
@@ -78,8 +69,7 @@ def require_pictures(found: Conversion, path: Path) -> None:
     }
     if not stated:
         return
-    full = STATED | {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
-    full = full | {"resample": 2, "size": found.config.image_size} | stated
+    full = SAVED | {"size": found.config.image_size} | stated
     pixel = np.full(3, 100.0)
     if full["do_rescale"]:
         pixel = pixel * full["rescale_factor"]

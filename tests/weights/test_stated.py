@@ -8,20 +8,9 @@ import pytest
 
 from jaxparse.config import Config
 from jaxparse.weights.stated import names_beside, preprocessing_beside
+from tests.foreign import SAVED
 from tests.refusal import refuses
 
-SAVED = {  # by SegformerImageProcessor
-    "do_normalize": True,
-    "do_reduce_labels": False,
-    "do_rescale": True,
-    "do_resize": True,
-    "image_mean": [0.485, 0.456, 0.406],
-    "image_processor_type": "SegformerImageProcessor",
-    "image_std": [0.229, 0.224, 0.225],
-    "resample": 2,
-    "rescale_factor": 0.00392156862745098,
-    "size": {"height": 512, "width": 512},
-}
 RAW = {"image_mean": (0.0,) * 3, "image_std": (1.0,) * 3}
 VIT = {"image_processor_type": "ViTImageProcessor"}
 
