@@ -146,16 +146,17 @@ def named_table(
     for table in shipped_tables():
         if sorted(spelt) == sorted(load_classes(table).names):
             return parse_classes({"names": spelt, "from": {table: {}}}, label, path)
-    command, table = ("convert_weights", "--checkpoint", path), "--classes FILE.json"
     if not own_classes:
+        command = line_for_shell("convert_weights", "--checkpoint", path, "--own-classes")
         raise ValueError(
             f"{path} names its {len(names)} classes {brief(', '.join(names))}, which is no known "
-            f"table: {line_for_shell(*command, '--own-classes')} takes these names, {table} others"
+            f"table: {command} takes these names; where they are wrong, --classes celebamask or "
+            "FILE.json in its place"
         )
     try:
         return parse_classes({"names": list(names)}, label, path)
     except ValueError as error:
-        raise ValueError(f"{error}; or give a table of all classes, {table}") from error
+        raise ValueError(f"{error}; or give a table, --classes FILE.json") from error
 
 
 def network_of(path: str | Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -49,8 +49,11 @@ def find_weights(weights: str | Path | None) -> Path:
     of a repository on the Hugging Face hub. What lies here comes before names. A folder or a
     repository of another package is converted once, into the hub's cache.
 
-    Raises ValueError for a folder or a repository without weights; files are not looked at.
+    Raises ValueError for a folder or a repository without weights, and for no name; files are not
+    looked at.
     """
+    if weights == "":  # an unset variable of a shell, which would be the folder here
+        raise ValueError(f"the name of the weights is empty; give a file, or {SHIPPED.stem}")
     path = Path(SHIPPED if weights is None else weights)
     if run := run_of(path):
         return run / BEST_WEIGHTS

@@ -74,7 +74,7 @@ def test_unknown_names_are_refused_or_taken(
     folder = repository(tmp_path / "my city", CITYSCAPES)
     command = f"--checkpoint '{folder}' --own-classes"
     for read in (find_weights, Parser.load, lambda path: convert_file(weights=str(path))):
-        with refuses(folder, "road, sidewalk", command, "--classes"):
+        with refuses(folder, "road, sidewalk", command, "--classes celebamask"):
             read(folder)
     convert_file(weights=str(folder), own_classes=True)
     found = network_fields("weights/my city.safetensors")["classes"]
@@ -169,6 +169,9 @@ def test_the_shipped_network_by_its_name(tmp_path: Path, monkeypatch: pytest.Mon
     assert find_weights(None) == SHIPPED
     with refuses("nosuch", SHIPPED.stem, "user/repo"):
         Parser.load("nosuch")
+    shutil.copy(SHIPPED, "here.safetensors")
+    with refuses("empty", SHIPPED.stem):  # not the file here
+        Parser.load("")
 
 
 def test_a_parser_by_names_alone() -> None:
