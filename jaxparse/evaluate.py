@@ -135,7 +135,7 @@ def evaluate(
 
     Args:
         weights: A weights file (.safetensors), the folder of a run (its best weights), or what else
-            `predict --weights` takes (docs/weights.md).
+            `predict --weights` takes.
         exp: Experiment whose settings replace those stored with the weights.
         data_dir: Folder with val/, or `synthetic`; default: as in the run or experiment.
         split: Pictures to evaluate on.
