@@ -19,7 +19,14 @@ from jaxparse.classes import Classes
 from jaxparse.config import Config, load_experiment
 from jaxparse.files import require_writable_file
 from jaxparse.weights.conversion import Conversion, to_mmseg
-from jaxparse.weights.files import flatten, is_backbone, is_ours, read_weights, save_weights
+from jaxparse.weights.files import (
+    SHIPPED,
+    flatten,
+    is_backbone,
+    is_ours,
+    read_weights,
+    save_weights,
+)
 from jaxparse.weights.find import convert_checkpoint, file_in, find_weights, load_network
 from jaxparse.weights.foreign import INDEX, Weights, write_torch
 from jaxparse.weights.hub import HubName, download, is_hub_name
@@ -65,7 +72,7 @@ def find_checkpoint(exp: str | None, config: Config | None, weights: str | None)
     weights = weights or default_weights(config)
     if weights is None:
         raise ValueError(f"timm has no ImageNet weights of {config.backbone}; give --weights FILE")
-    path = Path(weights)
+    path = find_weights(weights) if weights == SHIPPED.stem else Path(weights)
     if path.exists():
         file = path / file_in(path) if path.is_dir() else path
         return Checkpoint(file, weights, path.resolve().name)

@@ -149,7 +149,8 @@ def pick(place: str, files: Sequence[str], file: str | None = None, behind: str 
         kinds = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
         raise ValueError(f"{place} has no file of weights ({kinds}); give another")
     if file or len(found) != 1:
-        what = f"no file {file}" if file else "several files of weights"
+        several = "several files of weights" if found else "weights in folders alone"
+        what = f"no file {file}" if file else several
         shown = ", ".join(brief(f"{place}/{each}{behind}") for each in weights[:4])
         more = f" and {len(weights) - 4} more" if len(weights) > 4 else ""
         raise ValueError(f"{place} has {what}; give one of: {shown}{more}")

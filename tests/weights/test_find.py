@@ -107,6 +107,18 @@ def test_without_names_the_usual_table_is_said(
     assert "celebamask, as usual for" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("count", [2, 150])
+def test_another_number_of_classes_names_the_command(tmp_path: Path, count: int) -> None:
+    folder = repository(tmp_path / "a clone", " ".join(f"LABEL_{index}" for index in range(count)))
+    arrays = foreign.mmseg()
+    for name in [name for name in arrays if "conv_seg" in name]:
+        arrays[name] = np.resize(arrays[name], (count, *arrays[name].shape[1:]))
+    write(folder / "model.safetensors", arrays)
+    command = f"convert_weights --checkpoint '{folder}' --classes FILE.json"
+    with refuses(f"{count} classes", "19 of celebamask", command, "--fresh-classifier"):
+        Parser.load(folder)
+
+
 def test_the_names_of_the_experiments_own_table_are_its_classes(tmp_path: Path) -> None:
     own = Classes("own", tuple(CITYSCAPES.split()), CELEBAMASK.colours)
     config = replace(load_experiment("swin_nano"), classes=own)
@@ -163,6 +175,8 @@ def test_the_shipped_network_by_its_name(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     assert find_weights(SHIPPED.stem) == find_weights(None) == SHIPPED
     assert named(SHIPPED.stem) == CELEBAMASK
+    with refuses(SHIPPED.stem, "already"):
+        convert_file(weights=SHIPPED.stem)
     Path(SHIPPED.stem).mkdir()  # what lies here comes first
     with refuses(SHIPPED.stem, "best.safetensors"):
         find_weights(SHIPPED.stem)

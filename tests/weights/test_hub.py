@@ -136,9 +136,16 @@ def test_the_file_of_a_repository(files: list[str], taken: str) -> None:
     assert pick("user/repo", files) == taken
 
 
-@pytest.mark.parametrize("files", [["a.pt", "b.pt"], ["a/model.pt", "b/model.pt"], ["a/model.pt"]])
-def test_several_files_or_those_in_folders_are_listed(files: list[str]) -> None:
-    with refuses("user/repo", *(f"user/repo/{file}@v1" for file in files)):
+@pytest.mark.parametrize(
+    "files, what",
+    [
+        (["a.pt", "b.pt"], "several files"),
+        (["a/model.pt", "b/model.pt"], "in folders"),
+        (["a/model.pt"], "in folders"),
+    ],
+)
+def test_several_files_or_those_in_folders_are_listed(files: list[str], what: str) -> None:
+    with refuses("user/repo", what, *(f"user/repo/{file}@v1" for file in files)):
         pick("user/repo", files, behind="@v1")
     with refuses("user/repo", "no file c.pt", f"user/repo/{files[0]}"):
         pick("user/repo", files, "c.pt")
