@@ -87,36 +87,27 @@ def convert(
     """
     naming = recognise(path, state_dict)
     require_constants(path, state_dict, naming)
-    dropped = [key for key in state_dict if re.search(rf"{BUFFERS}|{naming.dropped}", key)]
-    used = state_dict.keys() - set(dropped)
-    renamed = [rename(naming, key, state_dict[key]) for key in state_dict if key in used]
-    arrays = dict(renamed)
-    if len(arrays) < len(renamed):
-        [(name, _)] = Counter(name for name, _ in renamed).most_common(1)
-        raise ValueError(f"{path} has more than one array for {name}; save it with one")
-    arrays = regroup(arrays, *naming.regrouped)
+    arrays, dropped = renamed(path, state_dict, naming)
+    classifiers = sorted(name for name in arrays if class_axis(name) is not None)
+    theirs = not config or naming.classes != CELEBAMASK.name
+    usual = load_classes(naming.classes) if theirs else config.classes
+    guessed = ""
+    if classes is None and names and classifiers and not fresh_classifier:
+        classes = named_table(path, names, usual, own_classes)
+    elif classes is None and classifiers and not fresh_classifier:
+        guessed = f"as usual for {naming.name}, since its file names none"
+    classes = classes or usual
     if config:
         require_network(path, arrays, config)
         if not naming.prefix:  # training adapts a backbone
             require_preprocessing(path, dict(naming.fields), config)
     else:
-        fields = network_of(path, arrays) | dict(naming.fields)
-    theirs = not config or naming.classes != CELEBAMASK.name
-    usual = load_classes(naming.classes) if theirs else config.classes
-    has_classes = any(class_axis(name) is not None for name in arrays) and not fresh_classifier
-    guessed = ""
-    if classes is None and has_classes:
-        if names:
-            classes = named_table(path, names, usual, own_classes)
-        else:
-            guessed = f"as usual for {naming.name}, since its file names none"
-    classes = classes or usual
-    if not config:
         other_order = sorted(classes.names) == sorted(CELEBAMASK.names)
+        fields = network_of(path, arrays) | dict(naming.fields)
         config = Config(**fields, classes=CELEBAMASK if other_order else classes)
     fresh = naming.fresh
     if fresh_classifier:
-        fresh += tuple(sorted(name for name in arrays if class_axis(name) is not None))
+        fresh += tuple(classifiers)
         arrays = {name: array for name, array in arrays.items() if name not in fresh}
     else:
         require_classes(path, arrays, classes)
@@ -125,9 +116,24 @@ def convert(
     require_match(path, arrays, {k: v for k, v in needed.items() if not k.startswith(fresh)})
     if naming.unfolded:
         arrays |= {k: from_unfold_order(v) for k, v in arrays.items() if ".downsample." in k}
-    if any(class_axis(name) is not None for name in arrays):
+    if classifiers and not fresh_classifier:
         arrays = reordered(path, arrays, classes, config.classes)
     return Conversion(naming.name, arrays, dropped, fresh, config, classes, guessed)
+
+
+def renamed(
+    path: str | Path, state_dict: Mapping[str, np.ndarray], naming: Naming
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays by our names, and the keys that are superfluous. Raises ValueError if two arrays
+    get one name."""
+    dropped = [key for key in state_dict if re.search(rf"{BUFFERS}|{naming.dropped}", key)]
+    used = state_dict.keys() - set(dropped)
+    pairs = [rename(naming, key, state_dict[key]) for key in state_dict if key in used]
+    arrays = dict(pairs)
+    if len(arrays) < len(pairs):
+        [(name, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{path} has more than one array for {name}; save it with one")
+    return regroup(arrays, *naming.regrouped), dropped
 
 
 def named_table(

@@ -216,10 +216,7 @@ def test_a_state_dict_holds_only_tensors(value: object, word: str, tmp_path: Pat
     "content, words",
     [
         (b"", "empty"),
-        (
-            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
-            "delete it",
-        ),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "delete it"),
         (b"<!DOCTYPE html><title>Google Drive - Virus scan warning</title>", "web page"),
         (b"\x1f\x8b\x08\x00" + bytes(60), "gzip"),
         (b"\x08\x07\x12\x07pytorch" + bytes(60), "ONNX"),
