@@ -35,6 +35,7 @@ from jaxparse.weights.files import (
 from jaxparse.weights.names import (
     ACCEPTED,
     BUFFERS,
+    HEAD_MARKERS,
     backbone_of,
     head_of,
     mmseg_naming,
@@ -175,7 +176,8 @@ def network_of(path: str | Path, arrays: Mapping[str, np.ndarray]) -> dict[str, 
     whole = any(name.startswith(HEADS) for name in arrays)
     head = head_of(arrays) if whole else ""
     if " " in backbone or " " in head:  # "a Swin of unknown size"
-        raise ValueError(f"{path} holds {backbone} ({sizes}){head and f' + {head}'}; {ACCEPTED}")
+        known = f"known heads: {', '.join(HEAD_MARKERS)}" if " " in head else ACCEPTED
+        raise ValueError(f"{path} holds {backbone} ({sizes}){head and f' + {head}'}; {known}")
     if whole:
         fields |= {"head": head, "auxiliary_channels": 0}
         for name, part in (("head_channels", "decode"), ("auxiliary_channels", "auxiliary")):
