@@ -229,14 +229,21 @@ class Config:
     """Seed of the random initialisation, the order of the pictures, their augmentation and the
     dropout."""
     init_weights: str = "none"
-    """Weights to start from: a .safetensors file, a run's folder (its best weights), or `none` to
-    train from scratch. Of a network of other classes, those of the same names are taken over."""
+    """Weights to start from: a .safetensors file, a run's folder (its best weights) or what else
+    `predict --weights` takes, or `none` to train from scratch. Of a network of other classes, those
+    of the same names are taken over."""
     fresh_classifier: bool = False
     """Start the classifiers from random initialisation, whatever init_weights holds."""
     workdir: str = ""
     """Folder of the run: config.json, metrics.jsonl, checkpoints; default runs/EXPERIMENT."""
 
     def __post_init__(self) -> None:
+        for name in TABLES:
+            if isinstance(table := getattr(self, name), str | Path):
+                try:
+                    object.__setattr__(self, name, load_classes(table))
+                except ValueError as error:
+                    raise ValueError(f"{name} is {brief(repr(table))}: {error}") from error
         require_fields(self)
         if self.labels_are:
             becomes(self.labels_are, self.classes)  # raises if it cannot

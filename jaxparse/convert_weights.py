@@ -11,7 +11,6 @@ if __name__ == "__main__":
 
 import re
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -23,13 +22,20 @@ from tyro.conf import Positional
 
 from jaxparse import cli
 from jaxparse.classes import Classes
-from jaxparse.config import Config, load_experiment, override
+from jaxparse.config import Config, load_experiment
 from jaxparse.files import require_writable_file
-from jaxparse.weights.conversion import Conversion, convert, require_preprocessing, to_mmseg
-from jaxparse.weights.files import flatten, is_backbone, is_ours, read_weights, save_weights
-from jaxparse.weights.find import find_weights, load_network
-from jaxparse.weights.foreign import Weights, read_checkpoint, write_torch
-from jaxparse.weights.hub import checkpoint_in, download, is_hub_name, preprocessing_in
+from jaxparse.weights.conversion import Conversion, to_mmseg
+from jaxparse.weights.files import (
+    SHIPPED,
+    flatten,
+    is_backbone,
+    is_ours,
+    read_weights,
+    save_weights,
+)
+from jaxparse.weights.find import convert_checkpoint, file_in, find_weights, load_network
+from jaxparse.weights.foreign import INDEX, Weights, write_torch
+from jaxparse.weights.hub import HubName, download, is_hub_name
 from jaxparse.weights.names import BUFFERS, TIMM_WEIGHTS, default_weights, timm_name
 
 PARTS = ("backbone", "decode_head", "auxiliary_head")
@@ -62,7 +68,7 @@ class Checkpoint(NamedTuple):
 
     path: Path
     label: str  # its name for people
-    preprocessing: dict[str, object]  # fields of Config that are stated beside it
+    stem: str  # of the file to write
 
 
 def find_checkpoint(exp: str | None, config: Config | None, weights: str | None) -> Checkpoint:
@@ -72,8 +78,10 @@ def find_checkpoint(exp: str | None, config: Config | None, weights: str | None)
     weights = weights or default_weights(config)
     if weights is None:
         raise ValueError(f"timm has no ImageNet weights of {config.backbone}; give --weights FILE")
-    if Path(weights).exists():
-        return Checkpoint(Path(weights), weights, preprocessing_in(Path(weights)))
+    path = find_weights(weights) if weights == SHIPPED.stem else Path(weights)
+    if path.exists():
+        file = path / file_in(path) if path.is_dir() else path
+        return Checkpoint(file, weights, path.resolve().name)
     if model := timm_name(weights):
         weights = f"timm/{model}"
     elif not is_hub_name(weights):
@@ -82,18 +90,19 @@ def find_checkpoint(exp: str | None, config: Config | None, weights: str | None)
             f"there is no file {weights}; --weights takes a file, a repository of the Hugging Face "
             f"hub (user/name), or one of timm's models {models}"
         )
-    folder = download(weights, ("--exp", exp) if exp else ())
-    return Checkpoint(checkpoint_in(folder, weights), weights, preprocessing_in(folder))
+    folder, file = download(weights, ("--exp", exp) if exp else ())
+    named = HubName.of(weights)
+    return Checkpoint(folder / file, weights, Path(named.file or named.repository).name)
 
 
-def default_output(exp: str | None, label: str, config: Config, whole: bool) -> Path:
+def default_output(exp: str | None, stem: str, config: Config, whole: bool) -> Path:
     """The experiment's init_weights for a backbone; weights/NAME.safetensors for a segmentor.
 
-    NAME is the experiment's or else the checkpoint's.
+    NAME is the experiment's or else the checkpoint's `stem`.
     """
     if exp and not whole and config.init_weights.endswith(".safetensors"):
         return Path(config.init_weights)
-    name = Path(exp).stem if exp else Path(label).name.partition("@")[0]
+    name = Path(exp).stem if exp else stem
     suffix = r"([.](pth|pt|bin|ckpt|safetensors))?([.]index[.]json)?$"
     return Path(f"weights/{re.sub(suffix, '', name)}.safetensors")
 
@@ -106,27 +115,23 @@ def import_weights(
     fresh_classifier: bool = False,
     image_size: int | None = None,
     ema: bool = False,
+    own_classes: bool = False,
 ) -> None:
     """Converts a file of another package, or a repository of the hub, to this package's file."""
     if output:
         require_writable_file(output)
     config = load_experiment(exp) if exp else None
-    path, label, preprocessing = find_checkpoint(exp, config, weights)
-    if path.is_file() and is_ours(path):
-        raise ValueError(f"{label} is a file of jaxparse already; give it to predict --weights")
-    held = read_checkpoint(path, ema)
-    conversion = convert(label, held.arrays, config, classes, fresh_classifier)
-    backbone = is_backbone(conversion.arrays)
-    if config is None:
-        config = replace(conversion.config, **preprocessing)
-    elif not backbone:
-        preprocessing.pop("image_size", None)  # any size will do
-        require_preprocessing(label, preprocessing, config)
-    config = override(config, {"image_size": image_size})
-    output = output or default_output(exp, label, config, whole=not backbone)
+    path, label, stem = find_checkpoint(exp, config, weights)
+    if not path.name.endswith(INDEX) and is_ours(path):
+        raise ValueError(f"{label} is of jaxparse already; give it to predict --weights")
+    flags = classes, fresh_classifier, own_classes, image_size, ema
+    conversion, held = convert_checkpoint(path, label, config, *flags)
+    backbone, config = is_backbone(conversion.arrays), conversion.config
+    output = output or default_output(exp, stem, config, whole=not backbone)
     if output.resolve() == path.resolve():
         raise ValueError(f"--output {output} is the file to convert; give another --output")
-    origin = f"{conversion.naming}, {Path(label).name}{', moving average' if held.averaged else ''}"
+    origin = f"{conversion.naming}, {label if is_hub_name(label) else Path(label).name}"
+    origin += ", moving average" if held.averaged else ""
     save_weights(output, conversion.arrays, config, origin, conversion.fresh)
     # Not through rich: it would wrap the lines, which people copy.
     print(f"{label}: {conversion.naming}")
@@ -156,6 +161,7 @@ def described(conversion: Conversion, config: Config) -> str:
     classes = f"classes {config.classes}"
     if conversion.classes.names != config.classes.names:
         classes += f", brought into its order from {conversion.classes}'s"
+    classes += f", {conversion.guessed}" if conversion.guessed else ""
     return f"{config.backbone} + {config.head}, {parameters:,} numbers, {filters}; {classes}"
 
 
@@ -209,32 +215,36 @@ def convert_file(
     fresh_classifier: bool = False,
     image_size: int | None = None,
     ema: bool = False,
+    own_classes: bool = False,
 ) -> None:
     """Converts weights of other packages to jaxparse's file, or back.
 
     Args:
         exp: Experiment that defines the network: a name, or the path of a .py file. By default the
             network is the one that the file holds.
-        weights: The file to convert (.safetensors, .pth, ...), a repository of the Hugging Face hub
-            such as jonathandinu/face-parsing, or a timm model such as resnet50c; the latter two are
-            downloaded. By default timm's ImageNet-1K weights of the experiment's backbone. With
-            `--to 16bit` or `mmseg` a .safetensors of jaxparse, or a run's folder (its best
-            weights).
+        weights: The file to convert (.safetensors, .pth, ...), a folder with one, a repository of
+            the Hugging Face hub such as jonathandinu/face-parsing, or a timm model such as
+            resnet50c; the latter two are downloaded. By default timm's ImageNet-1K weights of the
+            experiment's backbone. With `--to 16bit` or `mmseg` what `predict --weights` takes.
         output: The file to write. By default the experiment's init_weights for an ImageNet file,
             weights/NAME.safetensors for a whole network; weights/NAME_16bit.safetensors or
             weights/NAME_mmseg.pth with `--to`.
         to: What to write: jaxparse's .safetensors; the same in 16 bits, half the size; or
             mmsegmentation's .pth, which needs PyTorch.
-        classes: Table of the classes of the file's network; by default that of its kind of network.
-            The classes of celebamask in another order are brought into its order.
+        classes: Table of the classes of the file's network; by default that of the names that the
+            file states, or else that of its kind of network. The classes of celebamask in another
+            order are brought into its order.
         fresh_classifier: Leave out the classifier, which may be of another number of classes: for
             weights to train from.
         image_size: Side in pixels at which the network takes pictures; by default 512, or what its
-            kind takes.
+            kind takes, or the repository states.
         ema: Take the moving average of the weights from a file that holds one beside them.
+        own_classes: Take the class names that the file states for a table of their own, where they
+            are those of no known one.
     """
     if to == "jaxparse":
-        import_weights(exp, weights, output, classes, fresh_classifier, image_size, ema)
+        flags = classes, fresh_classifier, image_size, ema, own_classes
+        import_weights(exp, weights, output, *flags)
     elif weights is None:
         raise ValueError(f"--to {to} needs --weights FILE_OR_RUN")
     elif to == "16bit":

@@ -43,7 +43,7 @@ from jaxparse.scoring.scores import (
     sides_are_exchanged,
 )
 from jaxparse.scoring.tables import results, scores_table
-from jaxparse.weights.find import find_weights, load_network
+from jaxparse.weights.find import find_weights, load_network, run_of
 
 
 def gather(counts: Sequence[Counts], pictures: int, classes: int) -> list[Counts]:
@@ -138,8 +138,8 @@ def evaluate(
     """Prints IoU, accuracy, F1 and boundary IoU per class, and their means; writes them as JSON.
 
     Args:
-        weights: A weights file (.safetensors), the folder of a run (its best weights), or a
-            repository of the Hugging Face hub (user/name); also as --weights.
+        weights: A weights file (.safetensors), the folder of a run (its best weights), or what else
+            `predict --weights` takes; also as --weights.
         exp: Experiment whose settings replace those stored with the weights.
         data_dir: Folder with val/, or `synthetic`; default: as in the run or experiment.
         split: Pictures to evaluate on.
@@ -157,8 +157,8 @@ def evaluate(
         num_workers: Threads that decode pictures; default: as in the run or experiment.
         output: File to write; default: results.json in the run's folder, or here without a run.
     """
-    is_run = weights is not None and Path(weights).is_dir()
-    output = output or Path(weights if is_run else ".") / "results.json"
+    run = run_of(weights) if weights else None
+    output = output or (run or Path()) / "results.json"
     require_writable_file(output)
     if predictions or labels:
         if not (predictions and labels) or weights or data_dir or mirrored_masks:

@@ -28,7 +28,7 @@ from jaxparse.exporting import onnx, stablehlo, tflite
 from jaxparse.exporting.check import Agreement, compare, reference, require_agreement
 from jaxparse.exporting.program import Weights, picture_spec, picture_to_mask, trace
 from jaxparse.files import require_writable_file
-from jaxparse.weights.files import flatten, read_metadata
+from jaxparse.weights.files import SHIPPED, flatten, read_metadata
 from jaxparse.weights.find import find_weights, load_network
 
 Format = Literal["onnx", "tflite", "stablehlo"]
@@ -113,7 +113,8 @@ def write_checked(export: Export, path: Path, probabilities: bool) -> Agreement:
 
 
 def export(
-    weights: Positional[str],
+    weights: Positional[str | None] = None,
+    *,
     to: Format,
     output: Path,
     precision: Precision = "float32",
@@ -122,7 +123,7 @@ def export(
     """Exports a network to one file, from picture to mask, and compares it with JAX.
 
     Args:
-        weights: A weights file, a run's folder (its best weights), or a repository on the hub.
+        weights: What `predict --weights` takes; default: the network that comes with jaxparse.
         to: onnx, tflite (convolutional networks alone), or stablehlo (for JAX without jaxparse).
         output: The file to write.
         precision: Type of the maps inside; float16 halves the file.
@@ -130,6 +131,8 @@ def export(
     """
     require_writable_file(output)
     require_libraries(to)
+    if weights is None:
+        print(f"no weights named: {SHIPPED.stem} of jaxparse, for non-commercial use")
     config, *trees = load_network(weights)
     arrays = {k: np.asarray(v) for tree in trees for k, v in flatten(tree).items()}
     source = read_metadata(find_weights(weights))["source"]

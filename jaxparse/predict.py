@@ -49,7 +49,6 @@ from jaxparse.parsing.regions import PLAIN, Edge, parse_region, require_classes
 from jaxparse.parsing.results import Parsing, Photograph, Picture
 from jaxparse.parsing.video import SUFFIXES, Clip, library
 from jaxparse.scoring.submissions import Format, require_output, require_sizes, write_submission
-from jaxparse.weights.files import SHIPPED
 from jaxparse.weights.find import load_network
 
 SHIPPED_LINE = "no --weights: the small network of jaxparse, for non-commercial use"
@@ -268,7 +267,7 @@ def predict(
         if left:
             if weights is None:
                 print(SHIPPED_LINE, file=sys.stderr)
-            config, *arrays = load_network(weights or SHIPPED, exp)
+            config, *arrays = load_network(weights, exp)
             batch_size = batch_size if clips else min(batch_size, len(left))
             config = replace(config, batch_size=batch_size, num_workers=num_workers)
             classes = CELEBAMASK if submission else classes

@@ -19,20 +19,20 @@ import numpy as np
 from tyro.conf import Positional
 
 from jaxparse import cli
-from jaxparse.classes import Classes
+from jaxparse.classes import CELEBAMASK, Classes
 from jaxparse.config import Config, read_config
 from jaxparse.models.parameters import parameter_counts
 from jaxparse.training.logs import METRICS, best_row, class_ious, read_runs
 from jaxparse.weights.files import HUB_FILE, read_weights
-from jaxparse.weights.find import find_weights, load_network
+from jaxparse.weights.find import find_weights, load_network, run_of
 from jaxparse.weights.hub import HubName, ask
 
 # Fields that say nothing of what was learnt, or name folders of this machine.
 UNSAID = ("workdir", "data_dir", "num_workers", "log_every", "keep_evaluations", "mirrored_masks")
 LICENCE = """\
-The weights are for non-commercial research and education if they were trained on CelebAMask-HQ, or
-started from weights that were: that is the licence of its pictures and masks. jaxparse itself, the
-code, is under Apache-2.0."""
+The licence of the weights is that of what they were trained on, and of the weights that they
+started from: CelebAMask-HQ, for example, is for non-commercial research and education. jaxparse
+itself, the code, is under Apache-2.0."""
 
 
 def scores_section(run: Path, classes: Classes) -> str:
@@ -67,9 +67,11 @@ def model_card(weights: Path, run: Path | None, config: Config, repository: str)
     origin = read_weights(weights)[1]["source"]
     origin = origin.replace(config.workdir, Path(config.workdir).name)  # no folder of this machine
     classes = ", ".join(f"{index} {name}" for index, name in enumerate(config.classes.names))
+    known = sorted(config.classes.names) == sorted(CELEBAMASK.names)  # other tables do not say
+    sides = " Left and right are the person's own." if known else ""
     return (
-        "---\nlibrary_name: jaxparse\npipeline_tag: image-segmentation\nlicense: other\n"
-        "license_name: non-commercial\ntags: [face-parsing, jax, celebamask-hq]\n---\n\n"
+        "---\nlibrary_name: jaxparse\npipeline_tag: image-segmentation\n"
+        "tags: [face-parsing, jax]\n---\n\n"
         f"# {repository.split('/')[1]}\n\n"
         f"A face-parsing network: {config.backbone} + {config.head}, "
         f"{sum(parameter_counts(params).values()):,} parameters. It takes pictures at "
@@ -78,9 +80,7 @@ def model_card(weights: Path, run: Path | None, config: Config, repository: str)
         "```python\nfrom jaxparse import Parser\n\n"
         f'parser = Parser.from_pretrained("{repository}")\n'
         'parser("photo.jpg").save("mask.png")\n```\n\n'
-        f"## Classes\n\n{classes}. Left and right are the person's own.\n\n"
-        "Masks are painted as those of CelebAMask-HQ: where parts overlap, hair, hats and glasses "
-        "lie over skin.\n\n"
+        f"## Classes\n\n{classes}.{sides}\n\n"
         f"{scores_section(run, config.classes) if run else ''}"
         f"{recipe_section(config) if run else ''}"
         f"## Origin and licence\n\n{origin}\n\n{LICENCE}\n"
@@ -89,7 +89,7 @@ def model_card(weights: Path, run: Path | None, config: Config, repository: str)
 
 def write_repository(weights: str, repository: str, folder: Path) -> None:
     """Writes the files of the repository: the weights, config.json, README.md."""
-    path, run = find_weights(weights), Path(weights) if Path(weights).is_dir() else None
+    path, run = find_weights(weights), run_of(weights)
     config = read_config(run) if run else load_network(path)[0]
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(path, folder / HUB_FILE)
@@ -107,7 +107,7 @@ def push(
     """Uploads weights with a model card to the Hugging Face hub.
 
     Args:
-        weights: A run's folder (its best weights), or a weights file of jaxparse.
+        weights: A run's folder (its best weights), or what else `predict --weights` takes.
         repository: USER/NAME, made if it does not exist. Log in first: `hf auth login`.
         private: Make the repository visible to its owner only.
         card: Only write the repository's files to this folder, to look at; nothing is uploaded.

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 SHOWN = 1280  # pixels of the longer side of the picture on the page; downloads have all
 LARGEST_UPLOAD = "100mb"
-SHIPPED_NAME = "tiny, which comes with jaxparse"
+SHIPPED_NAME = f"{SHIPPED.stem}, which comes with jaxparse"
 DOWNLOADS = {"mask": "Mask", "region": "Region", "cutout": "Cut-out"}  # file: its button
 ABOUT = """\
 **Mask**: the class index of every pixel. **Region**: the probability that a pixel is one of the

@@ -16,6 +16,18 @@ from tests.torch_files import write_zip
 
 StateDict = dict[str, np.ndarray]
 NEEDS_TORCH = "torch is not installed, whose files are compared"
+SAVED = {  # as preprocessor_config.json by transformers' SegformerImageProcessor
+    "do_normalize": True,
+    "do_reduce_labels": False,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_processor_type": "SegformerImageProcessor",
+    "image_std": [0.229, 0.224, 0.225],
+    "resample": 2,
+    "rescale_factor": 0.00392156862745098,
+    "size": {"height": 512, "width": 512},
+}
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 

@@ -7,6 +7,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from jaxparse import fields
+from jaxparse.classes import load_classes
 from jaxparse.config import (
     RESUMABLE_FIELDS,
     Config,
@@ -285,7 +286,7 @@ def test_only_fields_that_change_the_result_make_another_run(tmp_path: Path) -> 
         ({"precision": "fp16"}, ("fp16", "float32, bfloat16, float16")),
         ({"head": "fcn"}, ("head is fcn", "upernet, deeplabv3plus, psanet")),
         ({"optimizer": "lion"}, ("optimizer is lion", "adamw, sgd")),
-        ({"labels_are": "mine"}, ("labels_are is 'mine'", "Classes")),
+        ({"labels_are": "mine"}, ("labels_are is 'mine'", "celebamask")),
         ({"class_weights": (1.0,) * 18}, ("class_weights are 18", "19 classes")),
         ({"batch_size": 4, "accumulate_steps": 3}, ("batch_size is 4", "accumulate_steps", "3")),
         ({"accumulate_steps": 0}, ("accumulate_steps is 0", "at least 1")),
@@ -386,3 +387,9 @@ def test_what_config_json_may_hold_is_one_short_line(tmp_path: Path, text: str) 
     with refuses(tmp_path / "config.json") as caught:
         read_config(tmp_path)
     assert str(caught.value).isprintable() and len(str(caught.value)) < 600
+
+
+def test_tables_by_their_names(tmp_path: Path) -> None:
+    assert Config(classes="lapa", labels_are="celebamask").classes == load_classes("lapa")
+    (tmp_path / "own.json").write_text('{"names": ["background", "hair"]}')
+    assert Config(classes=tmp_path / "own.json").classes.names == ("background", "hair")

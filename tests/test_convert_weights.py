@@ -241,7 +241,7 @@ def test_timms_weights_by_name_become_what_the_experiment_starts_from(
     convert_file("deeplabv3plus_r50_40k", checkpoint)
     arrays, metadata = read_weights(DEEPLAB.init_weights)
     require_equal(arrays, convert("f", foreign.timm_resnet50c(), DEEPLAB).arrays)
-    assert metadata["source"] == "timm ImageNet ResNet-C, resnet50c.gluon_in1k"
+    assert metadata["source"] == "timm ImageNet ResNet-C, timm/resnet50c.gluon_in1k"
     assert "timm/resnet50c.gluon_in1k: timm ImageNet ResNet-C\n" in capsys.readouterr().out
 
 

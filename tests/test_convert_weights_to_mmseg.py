@@ -107,7 +107,7 @@ def test_way_back_needs_a_whole_segmentor_of_ours(tmp_path: Path) -> None:
     convert_file("swin_nano", str(theirs), ours)
     with refuses(ours, "backbone.norm0.", "--init-weights"):
         convert_file("swin_nano", str(ours), to="mmseg")
-    with refuses(tmp_path, "best.safetensors"):
+    with refuses(tmp_path, "ours.safetensors", "theirs.safetensors"):
         convert_file("swin_nano", str(tmp_path), to="mmseg")
     with refuses("--to mmseg", "--weights"):
         convert_file("swin_nano", to="mmseg")

@@ -42,7 +42,7 @@ def test_stablehlo_gives_the_masks_of_jax(
     nano: Nano, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     output = tmp_path / "new" / "nano.zip"
-    export.export(nano.weights, "stablehlo", output, probabilities=True)
+    export.export(nano.weights, to="stablehlo", output=output, probabilities=True)
     assert [str(path) for path in output.parent.iterdir()] == [str(output)]
     assert str(output) in capsys.readouterr().out
     image, expected = check.reference(nano.config, flatten(nano.params) | flatten(nano.batch_stats))
@@ -89,7 +89,7 @@ def test_nothing_is_left_of_a_refused_export(
 
     monkeypatch.setattr(export, "write_checked", differs)
     with refuses("differs from JAX"):
-        export.export(nano.weights, "stablehlo", tmp_path / "nano.zip")
+        export.export(nano.weights, to="stablehlo", output=tmp_path / "nano.zip")
     assert not list(tmp_path.iterdir())
 
 
@@ -98,12 +98,12 @@ def test_a_missing_library_is_named_with_its_extra(
 ) -> None:
     monkeypatch.setattr(export.util, "find_spec", lambda name: None)
     with refuses("onnxruntime", 'pip install "jaxparse[onnx]"'):
-        export.export(nano.weights, "onnx", tmp_path / "nano.onnx")
+        export.export(nano.weights, to="onnx", output=tmp_path / "nano.onnx")
 
 
 def test_tflite_refuses_a_transformer(nano: Nano, tmp_path: Path) -> None:
     with refuses("erf", "convolutional", "--to onnx"):
-        export.export(nano.weights, "tflite", tmp_path / "nano.tflite")
+        export.export(nano.weights, to="tflite", output=tmp_path / "nano.tflite")
     assert not list(tmp_path.iterdir())
 
 
@@ -114,7 +114,9 @@ def test_onnx_holds_the_classes_and_takes_any_number_of_pictures(
     import onnx
 
     output = tmp_path / "nano.onnx"
-    export.export(nano.weights, "onnx", output, probabilities=True)  # compares two pictures
+    export.export(
+        nano.weights, to="onnx", output=output, probabilities=True
+    )  # compares two pictures
     image = np.zeros((3, 64, 64, 3), np.uint8)
     assert export.load("onnx", output)(image)["mask"].shape == (3, 64, 64)
     model = onnx.load(output)
@@ -144,7 +146,7 @@ def test_every_network_becomes_onnx(experiment: str, tmp_path: Path) -> None:
     needs_onnx()
     weights = weights_of(small(experiment), tmp_path / "random.safetensors")
     output = tmp_path / "network.onnx"
-    export.export(weights, "onnx", output)
+    export.export(weights, to="onnx", output=output)
     outputs = export.load("onnx", output)(np.zeros((1, 64, 64, 3), np.uint8))
     assert list(outputs) == ["mask"]
 
@@ -153,6 +155,6 @@ def test_every_network_becomes_onnx(experiment: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("experiment", ["tiny", "deeplabv3plus_r50_20k"])
 def test_convolutional_networks_become_tflite(experiment: str, tmp_path: Path) -> None:
     weights = weights_of(small(experiment), tmp_path / "random.safetensors")
-    export.export(weights, "tflite", tmp_path / "network.tflite")
+    export.export(weights, to="tflite", output=tmp_path / "network.tflite")
     with zipfile.ZipFile(tmp_path / "network.tflite") as file:
         assert "classes" in json.loads(file.read("metadata.json"))

@@ -58,7 +58,7 @@ def test_a_run_is_uploaded_and_read_back(
     assert "| 75.00 | 90.00 | 75.00 |" in card and "after step 80" in card
     assert "| nose | 25.00 |" in card and "| hat | absent |" in card
     assert all(f"{index} {name}" in card for index, name in enumerate(CELEBAMASK.names))
-    assert f'Parser.from_pretrained("{NAME}")' in card and "non-commercial" in card
+    assert f'Parser.from_pretrained("{NAME}")' in card and "person's own" in card
     assert f"| steps | {run.steps} |" in card
     assert "| init_weights | w.safetensors |" in card
     assert run.workdir not in card and "/home" not in card  # nothing of this machine
@@ -78,6 +78,18 @@ def test_files_can_be_looked_at_first(
     }
     assert read_weights(folder / "model.safetensors")[1] == read_weights(nano.weights)[1]
     assert "## Scores" not in (folder / "README.md").read_text()
+
+
+def test_the_card_of_another_table_says_nothing_of_celebamask(nano: Nano, tmp_path: Path) -> None:
+    config = replace(nano.config, classes="lapa")
+    arrays, _ = read_weights(nano.weights)
+    arrays = {k: x[..., :11] if "conv_seg" in k else x for k, x in arrays.items()}
+    save_weights(tmp_path / "w.safetensors", arrays, config, origin="a test")
+    push(str(tmp_path / "w.safetensors"), NAME, card=tmp_path / "card")
+    card = (tmp_path / "card" / "README.md").read_text()
+    assert "0 background, 1 skin, 2 left_brow" in card
+    for word in ("celebamask", "person's own", "license", "hats and glasses"):
+        assert word not in card
 
 
 def test_names_and_rights(nano: Nano, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,7 +164,7 @@ def test_average_of_the_weights_is_evaluated_and_saved_beside_them(tmp_path: Pat
 def test_file_that_init_weights_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = load_experiment("deeplabv3plus_r50_finetune")
-    with refuses("runs/deeplabv3plus_r50_20k/best.safetensors", "--init-weights none"):
+    with refuses("runs/deeplabv3plus_r50_20k", "train that run", "--init-weights none"):
         find_init_weights(config, "deeplabv3plus_r50_finetune")
     best = Path("runs/deeplabv3plus_r50_20k/best.safetensors")
     best.parent.mkdir(parents=True)

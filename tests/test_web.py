@@ -21,6 +21,7 @@ from jaxparse.data.drawn.picture import draw_face
 from jaxparse.data.masks import read_label
 from jaxparse.parsing.overlay import blend
 from jaxparse.weights.files import SHIPPED
+from jaxparse.weights.hub import ASSETS
 from tests.browser import missing, opened
 from tests.conftest import Nano
 from tests.foreign import offline_hub
@@ -47,7 +48,7 @@ def test_networks_on_this_disk_are_offered(
     monkeypatch.chdir(tmp_path)
     ours, theirs = "someone/ours", "some-one/their.network"
     folders = offline_hub(tmp_path / "cache", monkeypatch, {ours: Path(nano.weights)})
-    converted = cached_assets_path("jaxparse", theirs, "0123") / "model.safetensors"
+    converted = cached_assets_path(ASSETS, theirs, "0123") / "model.safetensors"
     shutil.copy(nano.weights, converted)
     (tmp_path / "runs" / "one").mkdir(parents=True)
     shutil.copy(nano.weights, tmp_path / "runs" / "one" / "best.safetensors")

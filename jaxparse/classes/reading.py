@@ -34,11 +34,14 @@ def shipped_tables() -> list[str]:
     return sorted(path.stem for path in Path(__file__).parent.glob("*.json"))
 
 
-def load_classes(table: str | Path, within: tuple[Path, ...] = ()) -> Classes:
-    """The table of a name such as celebamask, or of a .json file; `within` files that name it.
+def load_classes(table: str | Path | Classes, within: tuple[Path, ...] = ()) -> Classes:
+    """The table of a name such as celebamask, or of a .json file; a table is itself.
 
-    Raises ValueError, naming the file and what is wrong, if it holds none.
+    `within` are files that name this one. Raises ValueError, naming the file and what is wrong, if
+    it holds none.
     """
+    if isinstance(table, Classes):
+        return table
     if str(table) in shipped_tables():
         return _shipped(str(table))
     path, known = Path(table), ", ".join(shipped_tables())

@@ -27,7 +27,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxparse.classes import Classes, becomes
+from jaxparse.classes import Classes, becomes, load_classes
 from jaxparse.config import Config, Precision, config_json
 from jaxparse.data.images import as_picture
 from jaxparse.data.sources import resize_image
@@ -39,9 +39,7 @@ from jaxparse.parsing.network import make_logits_step
 from jaxparse.parsing.results import Parsing, Photograph, Picture, PictureLike
 from jaxparse.parsing.tiles import Level
 from jaxparse.programs import Program
-from jaxparse.weights.files import SHIPPED
 from jaxparse.weights.find import load_network
-from jaxparse.weights.hub import fetch
 
 
 @dataclass(frozen=True)
@@ -75,22 +73,22 @@ class Parser:
         params: dict[str, Any],
         batch_stats: dict[str, Any],
         test_time: TestTime = NO_TEST_TIME,
-        classes: Classes | None = None,
+        classes: Classes | str | Path | None = None,
         faces: bool = False,
         detector: Detector | None = None,
     ) -> None:
         """Uses the network, image_size and batch_size (pictures per call) of `config`.
 
-        Masks are of the table `classes`, by default the network's own. Raises ValueError if the
-        network's cannot become those. The batch is divided among this process's devices if it is a
-        multiple of their number.
+        Masks are of the table `classes`, its name or its .json file, by default the network's own.
+        Raises ValueError if the network's cannot become those. The batch is divided among this
+        process's devices if it is a multiple of their number.
 
         With `faces`, pictures are whole photographs: their faces are found by `detector`, by
         default that of the package mtcnn, aligned and parsed. Raises ValueError if that is missing.
         """
         self._detector = (detector or load_detector()) if faces else None
         self.test_time = test_time
-        self.classes = classes or config.classes
+        self.classes = load_classes(classes) if classes else config.classes
         becomes(config.classes, self.classes)  # raises if it cannot
         if test_time.flip and (line := config.classes.halves_line):
             logging.getLogger(__name__).warning(line)
@@ -111,39 +109,28 @@ class Parser:
     @classmethod
     def load(
         cls,
-        weights: str | Path = SHIPPED,
+        weights: str | Path | None = None,
         test_time: TestTime = NO_TEST_TIME,
         batch_size: int = 4,
-        classes: Classes | None = None,
+        classes: Classes | str | Path | None = None,
         faces: bool = False,
         detector: Detector | None = None,
     ) -> "Parser":
-        """The network of a weights file (.safetensors), of a run's folder (its best weights), or of
-        a repository of the Hugging Face hub ("user/name").
+        """The network of a weights file (.safetensors), of a folder (a run's best weights, or those
+        of a clone of a repository), or of a repository of the Hugging Face hub: "user/name",
+        "user/name/FILE" or either with "@REVISION".
 
-        Without `weights` the one that comes with the package. Masks are of the table `classes`, by
-        default the network's own. Raises ValueError if the file is missing, damaged or not a
-        jaxparse file.
+        A repository is downloaded, and converted if another package wrote it, once. Without
+        `weights` it is the network that comes with the package, whose name is taken as well; a file
+        or folder of the same name comes before it. Masks are of the table `classes`, by default the
+        network's own. Raises ValueError if the file is missing, damaged or not a jaxparse file, the
+        hub cannot be reached, or the network is not one that jaxparse knows.
         """
         config, *arrays = load_network(weights)
         settings = test_time, classes, faces, detector
         return cls(replace(config, batch_size=batch_size), *arrays, *settings)
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str,
-        test_time: TestTime = NO_TEST_TIME,
-        batch_size: int = 4,
-        faces: bool = False,
-        detector: Detector | None = None,
-    ) -> "Parser":
-        """The network of a repository of the Hugging Face hub: "user/name" or "user/name@revision".
-
-        Downloaded, and converted if another package wrote it, once. Raises ValueError if the hub
-        cannot be reached or the network is not one of those that jaxparse knows.
-        """
-        return cls.load(fetch(name), test_time, batch_size, faces=faces, detector=detector)
+    from_pretrained = load  # as other packages call it
 
     def __call__(self, pictures: PictureLike | Sequence[PictureLike]) -> Parsing | list[Parsing]:
         """The parsing of a picture (a path, a PIL image or an array), or of each of several.

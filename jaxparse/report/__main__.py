@@ -46,8 +46,8 @@ from jaxparse.scoring.counts import total
 from jaxparse.scoring.scores import Scores
 from jaxparse.training.curves import draw
 from jaxparse.training.logs import Run, read_runs
-from jaxparse.weights.files import read_weights
-from jaxparse.weights.find import find_weights, load_network
+from jaxparse.weights.files import network_fields, read_weights
+from jaxparse.weights.find import find_weights, load_network, run_of
 
 MIRRORED_LIST = "mirrored_masks.txt"
 MIRRORED_FROM = 0.5  # share of the votes; of 110 real masks 7 had 1.0, one 0.33, the others 0.0
@@ -135,8 +135,8 @@ def report(
     """Writes one page on a network: scores, curves of its run, errors, suspicious masks.
 
     Args:
-        weights: A run's folder (its best weights), or, then without curves, a weights file or a
-            repository of the Hugging Face hub (user/name); also as --weights.
+        weights: A run's folder (its best weights), or, then without curves and recipe, what else
+            `predict --weights` takes; also as --weights.
         data_dir: Folder with val/, or `synthetic`; default: as in the run.
         split: Pictures to report on.
         classes: Table to score in, which the network's classes can become by merging; default: the
@@ -151,12 +151,12 @@ def report(
     """
     if pictures < 1:
         raise ValueError(f"--pictures is {pictures}; give at least 1")
-    is_run = Path(weights).is_dir()
-    output = output or Path(weights if is_run else ".") / "report.html"
+    folder = run_of(weights)
+    output = output or (folder or Path()) / "report.html"
     require_writable_file(output)
     config, *arrays = load_network(weights)
     path = find_weights(weights)
-    run = read_runs([Path(weights)])[0] if is_run else Run(path.stem, "", [])
+    run = read_runs([folder])[0] if folder else Run(path.stem, "", [])
     changes = {
         "data_dir": data_dir,
         "mirrored_masks": mirrored_masks or ("none" if data_dir else None),
@@ -179,7 +179,10 @@ def report(
     if run.rows:
         curves = chart(draw([run]), "Loss, learning rate and scores during training")
         content = {"Scores": content.pop("Scores"), "Curves": curves} | content
-    content["Recipe"] = join([recipe(config), parameters(parameter_counts(arrays[0]))])
+    known = () if folder else network_fields(path)
+    content["Recipe" if folder else "Network"] = join(
+        [recipe(config, known), parameters(parameter_counts(arrays[0]))]
+    )
     with cli.written(output) as temporary:
         html = page(run.label, content, about)
         temporary.write_text(html, encoding="utf-8", errors="backslashreplace")

@@ -56,7 +56,10 @@ figcaption { font-size: .85rem; }
 .swatch { display: inline-block; width: .85em; height: .85em; margin-right: .4em;
   border: 1px solid var(--soft); vertical-align: -.08em; }
 tbody th, .legend span { white-space: nowrap; }
-@media (max-width: 40rem) { .row { grid-template-columns: repeat(2, minmax(0, 240px)); }
+@media (max-width: 40rem) { table { display: block; overflow-x: auto; }
+  caption { max-width: calc(100vw - 3rem); } thead th { position: static; }
+  h1, p { overflow-wrap: anywhere; }
+  .row { grid-template-columns: repeat(2, minmax(0, 240px)); }
   th, td { padding: .18rem .35rem; font-size: .85rem; } }
 """
 

@@ -1,6 +1,6 @@
 """The sections of a report's page."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from typing import NamedTuple
 
@@ -106,19 +106,21 @@ def sides_figures(survey: Survey, mirrored: Sequence[int]) -> dict[str, tuple[st
     }
 
 
-def recipe(config: Config) -> Html:
-    """All settings; those that differ from the defaults are bold."""
+def recipe(config: Config, known: Collection[str] = ()) -> Html:
+    """All settings, those that differ from the defaults bold; or those alone that are `known`."""
+    defaults = {field.name: field.default for field in fields(config)}
     rows = (
         element(
             "div",
-            element("dt", field.name),
-            element("dd", str(value)),
-            **({} if value == field.default else {"class_": "changed"}),
+            element("dt", name),
+            element("dd", str(getattr(config, name))),
+            **({} if known or getattr(config, name) == default else {"class_": "changed"}),
         )
-        for field in fields(config)
-        for value in [getattr(config, field.name)]
+        for name, default in defaults.items()
+        if not known or name in known
     )
-    return join([element("p", "Settings other than the defaults are bold."), element("dl", *rows)])
+    text = "Settings other than the defaults are bold."
+    return join([element("p", "What the file says." if known else text), element("dl", *rows)])
 
 
 def parameters(counts: dict[str, int]) -> Html:

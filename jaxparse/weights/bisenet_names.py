@@ -1,6 +1,8 @@
-"""The names of BiSeNet's parameters in the files of zllrunning, facexlib and yakhyo.
+"""The names of BiSeNet's parameters in the files of zllrunning, facexlib and yakhyo, and those of
+facexlib's other network, ParseNet.
 
-facexlib's names are zllrunning's. yakhyo's files also hold the ImageNet classifier of the backbone.
+facexlib's names are zllrunning's. yakhyo's files also hold the ImageNet classifier of the backbone,
+ParseNet's an output of pictures.
 """
 
 from jaxparse.weights.naming import PLAIN_STEM, STATISTICS, Naming, Renames
@@ -43,4 +45,23 @@ YAKHYO_BISENET = ZLLRUNNING_BISENET._replace(
         *PLAIN_STEM,
         *STATISTICS,
     ),
+)
+PARSENET = Naming(
+    "facexlib ParseNet",
+    ("encoder.1.shortcut_func.conv2d.weight", "out_mask_conv.conv2d.weight"),
+    (
+        ("encoder.", "backbone.encoder."),
+        ("body.", "backbone.body."),
+        ("decoder.", "decode_head.decoder."),
+        ("out_mask_conv.conv2d.", "decode_head.conv_seg."),
+        (".conv2d.", ".conv."),
+        (".norm.norm.", ".bn."),
+        *STATISTICS,
+    ),
+    fields=(
+        ("resize_filter", "opencv"),
+        ("image_mean", (127.5,) * 3),
+        ("image_std", (127.5,) * 3),
+    ),
+    dropped=r"^out_img_conv\.",
 )

@@ -6,15 +6,24 @@ is used or known to be superfluous, every parameter is set, every shape is equal
 
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxparse.classes import CELEBAMASK, Classes, load_classes
+from jaxparse.classes import (
+    CELEBAMASK,
+    Classes,
+    classes_named,
+    load_classes,
+    parse_classes,
+    shipped_tables,
+)
+from jaxparse.classes.spelling import spellings
+from jaxparse.cli import line_for_shell
 from jaxparse.config import Config
+from jaxparse.files import brief
 from jaxparse.models import split_model, swin
 from jaxparse.weights.files import (
     filled,
@@ -26,6 +35,7 @@ from jaxparse.weights.files import (
 from jaxparse.weights.names import (
     ACCEPTED,
     BUFFERS,
+    HEAD_MARKERS,
     backbone_of,
     head_of,
     mmseg_naming,
@@ -55,6 +65,7 @@ class Conversion(NamedTuple):
     fresh: tuple[str, ...]  # prefixes of this package's names
     config: Config  # of the network
     classes: Classes  # the checkpoint's
+    guessed: str = ""  # why those are taken for its classes, in words, if it names none
 
 
 def convert(
@@ -63,38 +74,41 @@ def convert(
     config: Config | None = None,
     classes: Classes | None = None,
     fresh_classifier: bool = False,
+    names: Sequence[str] = (),
+    own_classes: bool = False,
 ) -> Conversion:
     """The arrays of a checkpoint for the network of `config`, or for the one it holds.
 
-    `path` is for messages; `classes` are those of the file, by default those that its kind has.
-    Networks of the classes of celebamask in another order are brought into its order. With
-    `fresh_classifier` what has a place for each class is left out. Raises ValueError unless every
-    key is used or known to be superfluous, and every parameter and statistic is set, in its shape,
-    or is one of the `fresh` ones.
+    `path` is for messages; `classes` are those of the file, by default those that it `names`, if it
+    does, else those that its kind has; with `own_classes` names that are in no known table are a
+    table of their own. Networks of the classes of celebamask in another order are brought into its
+    order. With `fresh_classifier` what has a place for each class is left out. Raises ValueError
+    unless every key is used or known to be superfluous, and every parameter and statistic is set,
+    in its shape, or is one of the `fresh` ones.
     """
     naming = recognise(path, state_dict)
-    known = config.classes if config and naming.classes == CELEBAMASK.name else naming.classes
-    classes = classes or load_classes(known)
     require_constants(path, state_dict, naming)
-    dropped = [key for key in state_dict if re.search(rf"{BUFFERS}|{naming.dropped}", key)]
-    used = state_dict.keys() - set(dropped)
-    renamed = [rename(naming, key, state_dict[key]) for key in state_dict if key in used]
-    arrays = dict(renamed)
-    if len(arrays) < len(renamed):
-        [(name, _)] = Counter(name for name, _ in renamed).most_common(1)
-        raise ValueError(f"{path} has more than one array for {name}; save it with one")
-    arrays = regroup(arrays, *naming.regrouped)
+    arrays, dropped = renamed(path, state_dict, naming)
+    classifiers = sorted(name for name in arrays if class_axis(name) is not None)
+    theirs = not config or naming.classes != CELEBAMASK.name
+    usual = load_classes(naming.classes) if theirs else config.classes
+    guessed = ""
+    if classes is None and names and classifiers and not fresh_classifier:
+        classes = named_table(path, names, usual, own_classes)
+    elif classes is None and classifiers and not fresh_classifier:
+        guessed = f"as usual for {naming.name}, since its file names none"
+    classes = classes or usual
     if config:
         require_network(path, arrays, config)
         if not naming.prefix:  # training adapts a backbone
             require_preprocessing(path, dict(naming.fields), config)
     else:
-        config = Config(**network_of(path, arrays), **dict(naming.fields))
         other_order = sorted(classes.names) == sorted(CELEBAMASK.names)
-        config = replace(config, classes=CELEBAMASK if other_order else classes)
+        fields = network_of(path, arrays) | dict(naming.fields)
+        config = Config(**fields, classes=CELEBAMASK if other_order else classes)
     fresh = naming.fresh
     if fresh_classifier:
-        fresh += tuple(sorted(name for name in arrays if class_axis(name) is not None))
+        fresh += tuple(classifiers)
         arrays = {name: array for name, array in arrays.items() if name not in fresh}
     else:
         require_classes(path, arrays, classes)
@@ -103,9 +117,53 @@ def convert(
     require_match(path, arrays, {k: v for k, v in needed.items() if not k.startswith(fresh)})
     if naming.unfolded:
         arrays |= {k: from_unfold_order(v) for k, v in arrays.items() if ".downsample." in k}
-    if any(class_axis(name) is not None for name in arrays):
+    if classifiers and not fresh_classifier:
         arrays = reordered(path, arrays, classes, config.classes)
-    return Conversion(naming.name, arrays, dropped, fresh, config, classes)
+    return Conversion(naming.name, arrays, dropped, fresh, config, classes, guessed)
+
+
+def renamed(
+    path: str | Path, state_dict: Mapping[str, np.ndarray], naming: Naming
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays by our names, and the keys that are superfluous. Raises ValueError if two arrays
+    get one name."""
+    dropped = [key for key in state_dict if re.search(rf"{BUFFERS}|{naming.dropped}", key)]
+    used = state_dict.keys() - set(dropped)
+    pairs = [rename(naming, key, state_dict[key]) for key in state_dict if key in used]
+    arrays = dict(pairs)
+    if len(arrays) < len(pairs):
+        [(name, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{path} has more than one array for {name}; save it with one")
+    return regroup(arrays, *naming.regrouped), dropped
+
+
+def named_table(
+    path: str | Path, names: Sequence[str], expected: Classes, own_classes: bool
+) -> Classes:
+    """The table of the classes that a file names: `expected`, one that is known, in any order, or
+    its own.
+
+    Raises ValueError for names of no known table unless they are to be its own.
+    """
+    if tuple(names) == expected.names:
+        return expected
+    if found := classes_named(names):
+        return found
+    spelt, label = spellings(names), Path(path).stem
+    for table in shipped_tables():
+        if sorted(spelt) == sorted(load_classes(table).names):
+            return parse_classes({"names": spelt, "from": {table: {}}}, label, path)
+    if not own_classes:
+        command = line_for_shell("convert_weights", "--checkpoint", path, "--own-classes")
+        raise ValueError(
+            f"{path} names its {len(names)} classes {brief(', '.join(names))}, which is no known "
+            f"table: {command} takes these names; where they are wrong, --classes celebamask or "
+            "FILE.json in its place"
+        )
+    try:
+        return parse_classes({"names": list(names)}, label, path)
+    except ValueError as error:
+        raise ValueError(f"{error}; or give a table, --classes FILE.json") from error
 
 
 def network_of(path: str | Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -118,7 +176,8 @@ def network_of(path: str | Path, arrays: Mapping[str, np.ndarray]) -> dict[str, 
     whole = any(name.startswith(HEADS) for name in arrays)
     head = head_of(arrays) if whole else ""
     if " " in backbone or " " in head:  # "a Swin of unknown size"
-        raise ValueError(f"{path} holds {backbone} ({sizes}){head and f' + {head}'}; {ACCEPTED}")
+        known = f"known heads: {', '.join(HEAD_MARKERS)}" if " " in head else ACCEPTED
+        raise ValueError(f"{path} holds {backbone} ({sizes}){head and f' + {head}'}; {known}")
     if whole:
         fields |= {"head": head, "auxiliary_channels": 0}
         for name, part in (("head_channels", "decode"), ("auxiliary_channels", "auxiliary")):
@@ -161,10 +220,11 @@ def require_classes(path: str | Path, arrays: Mapping[str, np.ndarray], classes:
     axes = ((array, class_axis(name)) for name, array in arrays.items())
     counts = {array.shape[axis] for array, axis in axes if axis is not None}
     if len(counts) == 1 and counts != {len(classes)}:
+        command = "convert_weights", "--checkpoint", path
         raise ValueError(
             f"{path} has {counts.pop()} classes, expected the {len(classes)} of {classes}; give "
-            "their table, --classes FILE.json; or --fresh-classifier, which keeps all but its "
-            "classifier, to train from"
+            f"their table: {line_for_shell(*command, '--classes', 'FILE.json')}; or in its place "
+            "--fresh-classifier, which keeps all but the classifier, to train from"
         )
 
 

@@ -24,7 +24,8 @@ from jaxparse.files import atomic_path, brief, reason
 # their mean over the last evaluations.
 BEST_WEIGHTS = "best.safetensors"
 HUB_FILE = "model.safetensors"  # on the Hugging Face hub
-# The network that comes with the package (docs/tiny.md): used where no weights are named.
+# The network that comes with the package (docs/tiny.md): used where no weights are named, or by the
+# file's name without suffix.
 SHIPPED = Path(__file__).with_name("tiny.safetensors")
 BEST_EMA_WEIGHTS = "best_ema.safetensors"
 AVERAGE_WEIGHTS = "average.safetensors"
@@ -35,7 +36,11 @@ NETWORK_FIELDS = ("backbone", "head", "head_channels", "auxiliary_channels", "cl
 PREPROCESSING_FIELDS = ("image_size", "resize_filter", "image_mean", "image_std", "align_corners")
 # How files begin that are often taken for weights -> what they are, and the fix.
 OTHER_FILES = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself: run git lfs pull"),
+    (
+        b"version https://git-lfs",
+        "a Git LFS pointer, not the file itself: run git lfs pull in a clone; in the cache of the "
+        "Hugging Face hub delete it, and it is downloaded again",
+    ),
     (b"<", "a web page: download the file itself"),
     (b"\x1f\x8b", "compressed by gzip: unpack it first"),
     (b"\x89HDF", "an .h5 file of Keras or TensorFlow: give a .pth or .safetensors of the network"),
@@ -189,7 +194,8 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     """The metadata alone. Raises ValueError if jaxparse did not write the file."""
     if not Path(path).is_file():
         raise ValueError(
-            f"there is no file or run {path}; train one, or convert weights with "
+            f"there is no file, run or folder {path}; train one, give {SHIPPED.stem}, which comes "
+            "with jaxparse, or user/repo of the Hugging Face hub, or convert weights with "
             f"{cli.line_for_shell('convert_weights')}"
         )
     metadata: dict[str, str] = {}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxparse.files import atomic_path, brief, read_json, unusable
-from jaxparse.weights.files import HUB_FILE, kind_of_file, read_safetensors
+from jaxparse.weights.files import kind_of_file, read_safetensors
 from jaxparse.weights.pickles import RefusedError
 from jaxparse.weights.torch_files import (
     Tensor,
@@ -33,6 +33,11 @@ AVERAGES = ("ema", "model_ema", "params_ema", "state_dict_ema", "main_ema")
 PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.", "segmentor.")
 COUNTS = ("n_averaged",)  # in a state dict of torch.optim.swa_utils.AveragedModel
 INDEX = ".index.json"  # of Hugging Face: the file of each array, of several files
+# Keys that hold the names of the classes, and of dicts in which those may lie: mmsegmentation 1.x
+# has meta.dataset_meta.classes, 0.x meta.CLASSES, transformers id2label.
+CLASS_NAMES = ("id2label", "classes", "CLASSES", "class_names")
+HOLDERS = ("meta", "dataset_meta", "config", "hyper_parameters")
+PLACEHOLDER = r"(LABEL|class)?[ _]?\d+"  # what transformers writes where there are no names
 
 
 class Weights(NamedTuple):
@@ -42,17 +47,16 @@ class Weights(NamedTuple):
     taken: str = ""  # the keys that lead to them, such as networks.main; none for a plain file
     averaged: bool = False  # whether that is a moving average
     left: str = ""  # the keys of the plain weights or of the average, whichever was not taken
+    classes: tuple[str, ...] = ()  # their names in order; none if the file names none
 
 
 def read_checkpoint(path: Path, ema: bool = False) -> Weights:
-    """The weights in a .safetensors, a torch file, an index of several or a folder with one.
+    """The weights in a .safetensors, a torch file or an index of several.
 
     Where a file holds a moving average beside the plain weights, those are taken, or with `ema` the
     average. The kind is told by the content, not by the suffix. Raises ValueError for a file that
     is damaged, holds no weights or values that are not finite numbers, or asks to run code.
     """
-    if path.is_dir():
-        path = _index_in(path)
     weights = _read_parts(path) if path.name.endswith(INDEX) else _read_file(path, ema)
     if ema and not weights.averaged:
         raise ValueError(f"{path} holds no moving average of its weights; leave out --ema")
@@ -71,15 +75,39 @@ def without_prefixes(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return dict(zip(names, arrays.values(), strict=True))
 
 
-def _index_in(folder: Path) -> Path:
-    """The index in the folder, or its only file of weights by the name that the hub gives it."""
-    found = sorted(folder.glob(f"*{INDEX}")) or sorted(folder.glob(HUB_FILE))
-    if not found:
-        raise ValueError(f"{folder} is a folder without an index (*{INDEX}); give one of its files")
-    if len(found) > 1:
-        shown = brief(", ".join(path.name for path in found))
-        raise ValueError(f"{folder} holds several indices ({shown}); give one of them")
-    return found[0]
+def class_names(stated: object) -> tuple[str, ...]:
+    """The names of the classes, in order, that a checkpoint or a config.json states, if it does.
+
+    Raises RefusedError for an id2label that does not name each of the classes 0, 1, ...
+    """
+    if not isinstance(stated, dict):
+        return ()
+    for key in CLASS_NAMES:
+        value = stated.get(key)
+        if key == "id2label" and value is not None:
+            value = _by_index(value)
+        if isinstance(value, list | tuple) and all(map(_is_word, value)):
+            placeholders = all(re.fullmatch(PLACEHOLDER, name, re.IGNORECASE) for name in value)
+            return () if placeholders else tuple(value)
+    return next(filter(None, (class_names(stated.get(key)) for key in HOLDERS)), ())
+
+
+def _is_word(name: object) -> bool:
+    return isinstance(name, str) and bool(name.strip())
+
+
+def _by_index(id2label: object) -> list[str]:
+    try:
+        named = {int(index): name for index, name in id2label.items()}
+        names = [named[index] for index in range(len(id2label))]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        names = [None]
+    if not all(map(_is_word, names)):
+        raise RefusedError(
+            f"states id2label as {brief(id2label)}, expected a name for each class, by its index "
+            "from 0 on: correct it"
+        )
+    return names
 
 
 def _read_parts(index: Path) -> Weights:
@@ -101,7 +129,7 @@ def _read_parts(index: Path) -> Weights:
 
 def _is_name(value: object) -> bool:
     """Whether this is the name of a file and not of one elsewhere."""
-    return isinstance(value, str) and Path(value).name == value
+    return isinstance(value, str) and Path(value).name == value and 0 < len(value) < 256
 
 
 def _read_file(path: Path, ema: bool) -> Weights:
@@ -111,7 +139,7 @@ def _read_file(path: Path, ema: bool) -> Weights:
         return Weights({name: array.astype(np.float32) for name, array in arrays.items()})
     with open_torch(path) as root:
         if not is_torchscript(root):
-            return _choose(root, ema)
+            return _choose(root, ema)._replace(classes=class_names(root))
         if tensors := torchscript_tensors(root):
             return Weights(_arrays(tensors))
     raise ValueError(

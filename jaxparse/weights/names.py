@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxparse.config import Config
 from jaxparse.models import efficientnet, resnet, segformer, swin, vit
-from jaxparse.weights.bisenet_names import YAKHYO_BISENET, ZLLRUNNING_BISENET
+from jaxparse.weights.bisenet_names import PARSENET, YAKHYO_BISENET, ZLLRUNNING_BISENET
 from jaxparse.weights.efficientnet_names import TIMM_EFFICIENTNET, WHEELS
 from jaxparse.weights.farl_names import FARL
 from jaxparse.weights.naming import (
@@ -26,7 +26,6 @@ from jaxparse.weights.naming import (
     Parts,
     Renames,
 )
-from jaxparse.weights.parsenet_names import PARSENET
 from jaxparse.weights.segface_names import SEGFACE
 from jaxparse.weights.segformer_names import (
     HF_HEADS,

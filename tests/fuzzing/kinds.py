@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzzing import lists, pictures, saved, tables
+from tests.fuzzing import folders, lists, pictures, saved, tables
 from tests.fuzzing.judge import Kind
 
 NEEDING_TORCH = ("torch", "objects of torch")
@@ -20,6 +20,7 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "weights": saved.weights,
     "weights without sums": saved.weights_without_sums,
     "safetensors": saved.foreign_safetensors,
+    "folders": folders.folders,
     "torch": saved.torch_zip,
     "old torch": saved.torch_pickle,
     "objects of torch": saved.torch_objects,

@@ -16,7 +16,7 @@ from jaxparse.report import __main__ as report_module
 from jaxparse.report.__main__ import MIRRORED_LIST, describe, main
 from jaxparse.scoring.counts import total
 from jaxparse.scoring.scores import Scores, joined_scores, mean_ious
-from jaxparse.weights.files import BEST_WEIGHTS, flatten
+from jaxparse.weights.files import BEST_WEIGHTS, NETWORK_FIELDS, PREPROCESSING_FIELDS, flatten
 from tests.conftest import Nano
 from tests.parsed import share_program
 from tests.report.known import (
@@ -208,7 +208,11 @@ def test_a_weights_file_has_no_curves_and_its_page_lies_here(
     code, out, _ = command("--weights", run / BEST_WEIGHTS, "--data-dir", data_dir, "--pictures", 1)
     assert code == 0 and "report.html" in out
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert headings(page) == [heading for heading in HEADINGS if heading != "Curves"]
+    assert headings(page) == [*(each for each in HEADINGS[:-1] if each != "Curves"), "Network"]
+    # Not the defaults of a recipe: the file holds none.
+    settings = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", section(page, "Network")))
+    assert settings.keys() == {*NETWORK_FIELDS, *PREPROCESSING_FIELDS}
+    assert settings["backbone"] == "mini" and "changed" not in section(page, "Network")
     changes = {cells[2] for first, cells in rows(section(page, "Classes")).items()}
     assert changes == {"change", "–"}
 

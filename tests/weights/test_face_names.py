@@ -9,6 +9,7 @@ import pytest
 from jaxparse.classes import CELEBAMASK, load_classes
 from jaxparse.config import Config, load_experiment
 from jaxparse.models import split_model
+from jaxparse.weights.bisenet_names import PARSENET
 from jaxparse.weights.conversion import (
     convert,
     network_of,
@@ -22,7 +23,6 @@ from jaxparse.weights.files import flatten
 from jaxparse.weights.foreign import read_checkpoint
 from jaxparse.weights.names import NAMINGS, mmseg_naming, recognise, require_network
 from jaxparse.weights.naming import regroup, rename, rename_back
-from jaxparse.weights.parsenet_names import PARSENET
 from jaxparse.weights.segface_names import SEGFACE
 from tests import reference
 from tests.foreign import NEEDS_TORCH, StateDict

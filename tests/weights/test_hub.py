@@ -1,18 +1,18 @@
 """The hub is a folder: huggingface_hub's cache without a network (tests/foreign.py)."""
 
-import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from jaxparse import Parser
 from jaxparse.config import load_experiment
-from jaxparse.weights import conversion, hub
+from jaxparse.weights import conversion
 from jaxparse.weights.conversion import convert
 from jaxparse.weights.files import read_weights
-from jaxparse.weights.find import load_network
-from jaxparse.weights.hub import HubName, download, fetch, is_hub_name
+from jaxparse.weights.find import fetch, load_network
+from jaxparse.weights.hub import HubName, download, is_hub_name, pick
 from tests import foreign
 from tests.conftest import Nano
 from tests.foreign import offline_hub, require_equal
@@ -25,18 +25,68 @@ def test_names_of_the_hub_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()
     names = ("user/repo", "user/repo@v1.0", "jonathandinu/face-parsing", "Some-One/re.po_1")
-    names += ("user/repo/file.pt", "user/repo@v1/folder/file.safetensors")
+    names += ("user/repo/file.pt", "user/repo/folder/file.safetensors@v1", "user/repo@refs/pr/1")
+    names += ("https://huggingface.co/user/repo",)
     assert all(map(is_hub_name, names))
     paths = ("runs/swin_t", "a.pth", "user/repo.safetensors", "/user/repo", "./user/repo")
     paths += ("runs/swin_t/best.pth", "swin_t", "user/", "../repo", "user/repo.pth")
     assert not any(map(is_hub_name, paths))
-    assert HubName.of("user/repo@v1/folder/file.pt") == ("user/repo", "v1", "folder/file.pt")
-    assert HubName.of("user/repo") == ("user/repo", None, None)
-    for name in ("swin_t", "user/", "", "/user/repo"):
-        with refuses("user/repo@revision"):
+    for name in ("swin_t", "user/", "/user/repo"):
+        with refuses("user/repo"):
             Parser.from_pretrained(name)
 
 
+SAID = "ignore:.*names none:UserWarning"  # of class names; tests/weights/test_find.py
+
+
+@pytest.mark.parametrize(
+    "name, parts",
+    [
+        ("user/repo", ("user/repo", None, None)),
+        ("user/repo@v1.0", ("user/repo", None, "v1.0")),
+        ("user/repo@refs/pr/1", ("user/repo", None, "refs/pr/1")),
+        ("user/repo/folder/file.pt@v1", ("user/repo", "folder/file.pt", "v1")),
+        ("user/repo/a b.pt@refs/pr/1", ("user/repo", "a b.pt", "refs/pr/1")),
+        ("https://huggingface.co/user/repo", ("user/repo", None, None)),
+        ("https://huggingface.co/user/repo/", ("user/repo", None, None)),
+        ("https://hf.co/user/repo/tree/v1", ("user/repo", None, "v1")),
+        ("https://huggingface.co/user/repo/tree/refs%2Fpr%2F1", ("user/repo", None, "refs/pr/1")),
+        ("https://huggingface.co/user/repo/blob/main/a/b.pt#L1", ("user/repo", "a/b.pt", "main")),
+        (
+            "https://huggingface.co/user/repo/resolve/refs/pr/1/a%20b.pt?download=true",
+            ("user/repo", "a b.pt", "refs/pr/1"),
+        ),
+    ],
+)
+def test_names_and_addresses(name: str, parts: tuple[str | None, ...]) -> None:
+    assert HubName.of(name) == parts
+    assert HubName.of(str(HubName.of(name))) == parts
+
+
+@pytest.mark.parametrize(
+    "name, fix",
+    [
+        ("user/repo@v1/folder/file.pt", "user/repo/folder/file.pt@v1"),
+        ("https://huggingface.co/user", "user/repo"),
+        ("https://huggingface.co/datasets/user/repo", "user/repo"),
+        ("https://github.com/user/repo/releases/download/v1/file.pt", "download"),
+        ("swin_t", "user/repo"),
+        ("", "user/repo"),
+    ],
+)
+def test_what_is_no_name_says_what_is(name: str, fix: str) -> None:
+    with refuses(name, fix):
+        HubName.of(name)
+
+
+def test_a_mirror_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:8123")
+    name = HubName.of("http://127.0.0.1:8123/user/repo/blob/v1/a.pt")
+    assert name == ("user/repo", "a.pt", "v1")
+    assert name.address == "http://127.0.0.1:8123/user/repo/resolve/v1/a.pt"
+
+
+@pytest.mark.filterwarnings(SAID)
 def test_a_network_of_another_package_is_converted_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,21 +115,76 @@ def test_our_own_file_is_read_where_it_lies(
     np.testing.assert_array_equal(found, Parser.load(nano.weights)(picture).mask)
 
 
-def test_a_file_that_is_divided_or_one_of_several(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = ("a.safetensors", "b.safetensors")
+@pytest.mark.parametrize(
+    "files, taken",
+    [
+        (["a.safetensors"], "a.safetensors"),
+        (["a.pt", "b.safetensors", "sub/model.safetensors"], "b.safetensors"),
+        (["model.safetensors", "optimizer.pt", "other.safetensors"], "model.safetensors"),
+        (["pytorch_model.bin", "training_args.bin"], "pytorch_model.bin"),
+        (
+            ["model-1.safetensors", "model-2.safetensors", "model.safetensors.index.json"],
+            "model.safetensors.index.json",
+        ),
+        (
+            ["a.safetensors", "b.safetensors", "c.safetensors.index.json"],
+            "c.safetensors.index.json",
+        ),
+    ],
+)
+def test_the_file_of_a_repository(files: list[str], taken: str) -> None:
+    assert pick("user/repo", files) == taken
+
+
+@pytest.mark.parametrize(
+    "files, what",
+    [
+        (["a.pt", "b.pt"], "several files"),
+        (["a/model.pt", "b/model.pt"], "in folders"),
+        (["a/model.pt"], "in folders"),
+    ],
+)
+def test_several_files_or_those_in_folders_are_listed(files: list[str], what: str) -> None:
+    with refuses("user/repo", what, *(f"user/repo/{file}@v1" for file in files)):
+        pick("user/repo", files, behind="@v1")
+    with refuses("user/repo", "no file c.pt", f"user/repo/{files[0]}"):
+        pick("user/repo", files, "c.pt")
+    assert pick("user/repo", files, files[-1]) == files[-1]
+
+
+@pytest.mark.filterwarnings(SAID)
+def test_a_file_of_several_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = offline_hub(tmp_path, monkeypatch, {NAME: foreign.mmseg()})[NAME]
-    (folder / "model.safetensors").rename(folder / names[0])
-    assert hub.checkpoint_in(folder, NAME).name == names[0]
-    (folder / names[1]).write_bytes(b"")
-    with refuses(NAME, *names, f"{NAME}/FILE"):
+    (folder / "sub").mkdir()
+    (folder / "model.safetensors").rename(folder / "sub" / "a.safetensors")
+    with refuses(NAME, f"{NAME}/sub/a.safetensors"):
         fetch(NAME)
-    one = fetch(f"{NAME}/{names[0]}")
+    one = fetch(f"{NAME}/sub/a.safetensors")
     require_equal(read_weights(one)[0], convert("f", foreign.mmseg()).arrays)
-    index = folder / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {"x": names[0]}}))
-    assert hub.checkpoint_in(folder, NAME) == index
+
+
+def test_only_what_is_wanted_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = ["a/config.json", "a/model.pt", "b/model.pt", "README.md"]
+    asked = []
+
+    def about() -> SimpleNamespace:
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in files])
+
+    def snapshot(repository: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((repository, revision, allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: about())
+    with refuses(f"{NAME}/a/model.pt@v1", f"{NAME}/b/model.pt@v1"):
+        download(f"{NAME}@v1")
+    assert not asked
+    assert download(f"{NAME}/a/model.pt@v1") == (tmp_path, "a/model.pt")
+    beside = ["a/config.json", "a/preprocessor_config.json"]
+    assert asked == [(NAME, "v1", ["a/model.pt", *beside])]
+    files[:] = ["model.safetensors.index.json"]
+    download(NAME)
+    assert asked[1][2][0] == files[0] and asked[1][2][-1] == "*.safetensors"
 
 
 def test_a_failed_download_says_what_to_download_by_hand(
@@ -88,19 +193,39 @@ def test_a_failed_download_says_what_to_download_by_hand(
     offline_hub(tmp_path, monkeypatch, {})
     url = "https://huggingface.co/timm/resnet50.a1_in1k/resolve/main/model.safetensors"
     command = "convert_weights --exp e --weights model.safetensors"
-    with refuses("timm/resnet50.a1_in1k", "LocalEntryNotFoundError", url, command) as error:
+    with refuses("timm/resnet50.a1_in1k", "OfflineModeIsEnabled", url, command) as error:
         download("timm/resnet50.a1_in1k", ("--exp", "e"))
     assert "\n" not in str(error.value)
 
 
-def test_a_broken_download_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: str, **__: object) -> str:
-        raise RuntimeError("404 Client Error. (Request ID: 1)\n\nRepository Not Found")
+def hub_error(kind: str, status: int) -> Exception:
+    response = SimpleNamespace(status_code=status)
+    error = type(kind, (RuntimeError,), {"response": response})
+    return error(f"{status} Client Error. (Request ID: 1)\n\nNot Found")
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-    with refuses(NAME, "404") as error:
-        download(NAME)
-    assert "\n" not in str(error.value)
+
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (hub_error("RepositoryNotFoundError", 401), ["hf auth login", "no file or folder"]),
+        (hub_error("GatedRepoError", 403), ["terms", "hf auth login"]),
+        (hub_error("HfHubHTTPError", 401), ["not valid", "hf auth login", "HF_TOKEN"]),
+        (hub_error("RevisionNotFoundError", 404), ["@v1"]),
+        (hub_error("HfHubHTTPError", 503), ["network", "resolve/v1/model.safetensors"]),
+    ],
+)
+def test_what_the_hub_refuses_is_one_line_with_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, words: list[str]
+) -> None:
+    offline_hub(tmp_path, monkeypatch, {})
+
+    def fail(*_: object, **__: object) -> list[str]:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", fail)
+    with refuses(f"{NAME}@v1", type(error).__name__, *words) as refusal:
+        download(f"{NAME}@v1")
+    assert "\n" not in str(refusal.value)
 
 
 def test_a_repository_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,11 +233,3 @@ def test_a_repository_without_weights(tmp_path: Path, monkeypatch: pytest.Monkey
     (folder / "model.safetensors").rename(folder / "model.gguf")
     with refuses(NAME, "no file of weights", "*.safetensors"):
         fetch(NAME)
-
-
-@pytest.mark.parametrize("stated", [[], {"image_mean": "0.5"}, {"image_std": [0.5, None, 0.5]}])
-def test_a_damaged_preprocessing_is_named(tmp_path: Path, stated: object) -> None:
-    path = tmp_path / "preprocessor_config.json"
-    path.write_text(json.dumps(stated))
-    with refuses(path, *stated):
-        hub.preprocessing_in(tmp_path)
