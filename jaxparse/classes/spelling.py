@@ -32,8 +32,8 @@ GLUED = re.compile(r"^(left|right)(?=\w{3})|^([lr])(?=eye|brow|ear)|(?<=\w{3})(l
 def _words(name: str) -> list[str]:
     """`LeftEye_2` -> left, eye, 2."""
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name).lower()
-    words = re.sub(r"[\W_]+", " ", apart).split() or [name]
-    return " ".join(GLUED.sub(r" \g<0> ", word) for word in words).split()
+    words = re.sub(r"[\W_]+", " ", apart).split()
+    return " ".join(GLUED.sub(r" \g<0> ", word) for word in words).split() or [name]
 
 
 def _spelling(words: list[str], written: set[str]) -> str:

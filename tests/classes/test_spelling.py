@@ -29,6 +29,7 @@ def test_a_table_is_known_by_its_names_in_any_spelling(names: list[str], table: 
     assert classes_named(names).names == load_classes(table).names
     changed = [*names[:-2], names[-1], names[-2]]
     assert classes_named(changed) is None and classes_named(names[:-1]) is None
+    assert classes_named([*names[:-1], ""]) is None
 
 
 def test_left_and_right_in_any_spelling() -> None:
