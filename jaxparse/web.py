@@ -84,9 +84,8 @@ def see(parser: Parser, path: Path) -> Seen:
 def draw(seen: Seen, parts: Sequence[str]) -> np.ndarray:
     """The small picture, the parts blended with their colours: uint8 [h, w, 3]."""
     classes = seen.parsing.classes
-    chosen = np.isin(seen.small_mask, [classes.index(part) for part in parts])
-    blended = blend(seen.small, seen.small_mask, classes)
-    return np.where(chosen[..., None], blended, seen.small)
+    shown = np.isin(np.arange(256), [classes.index(part) for part in parts])
+    return blend(seen.small, seen.small_mask, classes, shown=shown)
 
 
 def write(kind: str, seen: Seen, parts: Sequence[str], folder: str) -> Path:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from PIL import Image
 
-from jaxparse.data.images import as_picture, unreadable
+from jaxparse.data.images import as_picture, is_animated, unreadable
 from jaxparse.files import atomic_path
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".3gp", ".3g2", ".qt", ".f4v", ".flv")
@@ -32,6 +32,7 @@ SUFFIXES += (
     ".ogv",
     ".mxf",
 )
+ANIMATED = (".gif", ".png", ".apng")  # of the animated pictures those that FFmpeg reads
 MP4_SOUND = ("aac", "ac3", "alac", "eac3", "flac", "mp3", "opus")  # copied as it is
 MISSING_END = 0.5  # seconds of a clip's length that may have no frame, before it counts as cut off
 BT709 = 1  # H.273: the colours of high definition
@@ -72,6 +73,12 @@ def library() -> ModuleType:
     except ImportError as error:
         raise ValueError('clips need PyAV: pip install "jaxparse[video]"') from error
     return av
+
+
+def is_clip(path: Path) -> bool:
+    """Whether the file is one by its suffix, or an animated picture that PyAV can read."""
+    suffix = path.suffix.lower()
+    return suffix in SUFFIXES or (suffix in ANIMATED and is_animated(path))
 
 
 def _unreadable(path: Path, error: Exception, frames: int = 0) -> ValueError:
