@@ -137,6 +137,9 @@ def build(
         ticked = [name for _, name in found if name != "background"]
         boxes = gr.CheckboxGroup(found, value=ticked, visible=True)
         problem = "" if ticked else "**no face is found: is it small, or turned?**"
+        if doubt := seen.parsing.doubt:
+            way = "tick the box" if can_find_faces() else 'run: pip install "jaxparse[faces]"'
+            problem = f"**no face fills this photograph ({doubt}); to find those in it {way}**"
         return seen, boxes, draw(seen, ticked), swatches(seen), problem
 
     with gr.Blocks(analytics_enabled=False, title="jaxparse", fill_width=True) as page:

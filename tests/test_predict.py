@@ -87,8 +87,10 @@ def test_bad_files_are_reported_and_skipped(
     assert sorted(path.name for path in output.iterdir()) == ["0.png", "2.png", "3.png", "4.png"]
     printed = capsys.readouterr()
     lines = [line for line in printed.err.splitlines() if str(folder) in line]
-    assert len(lines) == 2
-    assert str(folder / "1.png") in lines[0] and str(folder / "6.jpg") in lines[1]
+    doubts = [line for line in lines if "--faces" in line]  # an untrained network's masks
+    bad = [line for line in lines if line not in doubts]
+    assert len(bad) == 2 and len(doubts) <= 4
+    assert str(folder / "1.png") in bad[0] and str(folder / "6.jpg") in bad[1]
     assert printed.out.strip() == f"4 masks in {output}, 2 of 6 skipped"
 
 

@@ -116,10 +116,10 @@ def overlay(
 ) -> np.ndarray:
     """Picture uint8 [H, W, 3] blended with its mask [H, W], and a legend on its right.
 
-    The legend lists the classes that occur. The picture keeps its size and is at the top left.
+    The legend lists the classes that occur and are painted. The picture keeps its size, top left.
     """
-    blended = blend(image, label, classes, opacity)
-    return beside(blended, legend(occurring([label]), len(image), classes))
+    listed = [index for index in occurring([label]) if painted(classes)[index]]
+    return beside(blend(image, label, classes, opacity), legend(listed, len(image), classes))
 
 
 def occurring(labels: Iterable[np.ndarray]) -> list[int]:
