@@ -8,6 +8,7 @@
 Threads read ahead and write behind.
 """
 
+import shlex
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ from jaxparse.data.folders import (
 from jaxparse.data.layouts import listed
 from jaxparse.devices import use_compilation_cache
 from jaxparse.files import read_ahead, require_writable_folder
-from jaxparse.parsing.clips import write_frames, write_tracks
+from jaxparse.parsing.clips import require_clip_flags, write_frames, write_tracks
 from jaxparse.parsing.outputs import (
     DESCRIPTION,
     Writer,
@@ -49,14 +50,14 @@ from jaxparse.parsing.overlay import OPACITY
 from jaxparse.parsing.parser import NO_TEST_TIME, Parser, TestTime
 from jaxparse.parsing.regions import PLAIN, Edge, parse_region, require_classes
 from jaxparse.parsing.results import NoFaceError, Parsing, Picture
-from jaxparse.parsing.video import SUFFIXES, Clip, is_clip, library
+from jaxparse.parsing.video import SUFFIXES, Clip, is_clip
 from jaxparse.scoring.submissions import Format, require_output, require_sizes, write_submission
 from jaxparse.weights.files import SHIPPED
 from jaxparse.weights.find import load_network
 
-HDR_LINE = (
-    "whose colours look pale to a network: convert it first, ffmpeg -i IN -vf zscale=t=linear,"
-    "tonemap=hable,zscale=p=bt709:t=bt709:m=bt709,format=yuv420p OUT"
+TONE_MAPPING = (
+    "zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,tonemap=hable,"
+    "zscale=t=bt709:m=bt709:r=tv,format=yuv420p"
 )
 NOT_FILLED = "the mask cannot be of a face that fills the picture"
 FACES = "for whole photographs give --faces"
@@ -139,12 +140,19 @@ def write_clips(
         line += f"parsed {len(frames) / (monotonic() - begun):.1f}"
         without = sum(is_faceless for is_faceless, _ in frames)
         print(line + (f", no face found in {without}" if without else ""))
-        doubts = [doubt for _, doubt in frames if doubt]
-        if 2 * len(doubts) > len(frames):
-            print(f"{path}: in {len(doubts)} frames {NOT_FILLED} ({doubts[0]}); {FACES}")
-        if clip.is_hdr:
-            print(f"{path} is HDR, {HDR_LINE}", file=sys.stderr)
+        for line in clip_lines(clip, [doubt for _, doubt in frames]):
+            print(line, file=sys.stderr)
     return bad, faceless
+
+
+def clip_lines(clip: Clip, doubts: Sequence[str]) -> Iterator[str]:
+    """What a user should know of a clip; `doubts` are those of its frames."""
+    doubtful = [doubt for doubt in doubts if doubt]
+    if 2 * len(doubtful) > len(doubts):
+        yield f"{clip.path}: in {len(doubtful)} frames {NOT_FILLED} ({doubtful[0]}); {FACES}"
+    if clip.is_hdr:
+        words = "ffmpeg", "-i", str(clip.path), "-vf", TONE_MAPPING, f"{clip.path.stem}_sdr.mp4"
+        yield f"{clip.path} is HDR, which networks see pale; convert it: {shlex.join(words)}"
 
 
 def set_size_limit(megapixels: float) -> None:
@@ -152,33 +160,6 @@ def set_size_limit(megapixels: float) -> None:
     if not 0 < megapixels < inf:
         raise ValueError(f"--size-limit is {megapixels}; give megapixels above 0")
     Image.MAX_IMAGE_PIXELS = int(megapixels * 1e6 / 2)  # Pillow refuses twice as many
-
-
-def require_clip_flags(
-    clips: Sequence[Path],
-    frames: bool,
-    smooth: float,
-    submission: Path | None,
-    **of_pictures: bool,
-) -> None:
-    """Raises ValueError if the flags do not fit clips, or there are none.
-
-    `of_pictures` are flags whose files are written for pictures, and for frames.
-    """
-    if not 0 <= smooth < 1:
-        raise ValueError(f"--smooth is {smooth}; give a share from 0 to below 1")
-    if not clips and (frames or smooth):
-        raise ValueError(f"--frames and --smooth are of clips ({', '.join(SUFFIXES)}); give one")
-    if clips:
-        library()
-    if clips and submission:
-        raise ValueError(f"--submission is of pictures, not of the clip {clips[0]}; leave it out")
-    for flag, given in of_pictures.items():
-        if clips and given and not frames:
-            raise ValueError(
-                f"--{flag} is of pictures, not of the clip {clips[0]}; leave it out, or give "
-                "--frames, which writes a picture's files for every frame"
-            )
 
 
 def others_of(paths: Sequence[Path], output: Path, recursive: bool) -> list[Path]:

@@ -5,7 +5,7 @@ In memory are the frames that wait for a thread, some five for each, however lon
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import repeat, tee
 from pathlib import Path
@@ -19,10 +19,37 @@ from jaxparse.files import atomic_path, read_ahead, results
 from jaxparse.parsing.outputs import DESCRIPTION, Tracks
 from jaxparse.parsing.parser import Parser
 from jaxparse.parsing.results import NoFaceError, Parsing, Photograph, Picture
-from jaxparse.parsing.video import Clip, Frame, writing_clip
+from jaxparse.parsing.video import SUFFIXES, Clip, Frame, library, writing_clip
 
 LEAST = 1e-30  # below which a probability counts as this, to have a logarithm
 TIMES = "times.txt"
+
+
+def require_clip_flags(
+    clips: Sequence[Path],
+    frames: bool,
+    smooth: float,
+    submission: Path | None,
+    **of_pictures: bool,
+) -> None:
+    """Raises ValueError if the flags do not fit clips, or there are none.
+
+    `of_pictures` are flags whose files are written for pictures, and for frames.
+    """
+    if not 0 <= smooth < 1:
+        raise ValueError(f"--smooth is {smooth}; give a share from 0 to below 1")
+    if not clips and (frames or smooth):
+        raise ValueError(f"--frames and --smooth are of clips ({', '.join(SUFFIXES)}); give one")
+    if clips:
+        library()
+    if clips and submission:
+        raise ValueError(f"--submission is of pictures, not of the clip {clips[0]}; leave it out")
+    for flag, given in of_pictures.items():
+        if clips and given and not frames:
+            raise ValueError(
+                f"--{flag} is of pictures, not of the clip {clips[0]}; leave it out, or give "
+                "--frames, which writes a picture's files for every frame"
+            )
 
 
 def parse_clip(
