@@ -8,7 +8,6 @@ from PIL import Image
 
 from jaxparse import cli, predict
 from jaxparse.classes import CELEBAMASK, Classes, load_classes
-from jaxparse.data.images import write_image
 from jaxparse.data.masks import read_label
 from jaxparse.parsing import results
 from jaxparse.parsing.outputs import files_of, require_free
