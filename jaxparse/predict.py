@@ -13,6 +13,7 @@ if __name__ == "__main__":
 
     start("predict")
 
+import shlex
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,11 +30,17 @@ from PIL import Image
 
 from jaxparse import cli
 from jaxparse.classes import CELEBAMASK, Classes
-from jaxparse.data.folders import find_images, find_tree, other_files, sub_folders
+from jaxparse.data.folders import (
+    IMAGE_SUFFIXES,
+    find_images,
+    find_tree,
+    other_files,
+    sub_folders,
+)
 from jaxparse.data.layouts import listed
 from jaxparse.devices import use_compilation_cache
 from jaxparse.files import read_ahead, require_writable_folder
-from jaxparse.parsing.clips import write_frames, write_tracks
+from jaxparse.parsing.clips import require_clip_flags, write_frames, write_tracks
 from jaxparse.parsing.outputs import (
     DESCRIPTION,
     Writer,
@@ -44,18 +51,21 @@ from jaxparse.parsing.outputs import (
     region_renders,
     require_free,
 )
+from jaxparse.parsing.overlay import OPACITY
 from jaxparse.parsing.parser import NO_TEST_TIME, Parser, TestTime
 from jaxparse.parsing.regions import PLAIN, Edge, parse_region, require_classes
-from jaxparse.parsing.results import Parsing, Photograph, Picture
-from jaxparse.parsing.video import SUFFIXES, Clip, library
+from jaxparse.parsing.results import NoFaceError, Parsing, Picture
+from jaxparse.parsing.video import SUFFIXES, Clip, is_clip
 from jaxparse.scoring.submissions import Format, require_output, require_sizes, write_submission
 from jaxparse.weights.find import load_network
 
+TONE_MAPPING = (
+    "zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,tonemap=hable,"
+    "zscale=t=bt709:m=bt709:r=tv,format=yuv420p"
+)
+NOT_FILLED = "the mask cannot be of a face that fills the picture"
+FACES = "for whole photographs give --faces"
 SHIPPED_LINE = "no --weights: the small network of jaxparse, for non-commercial use"
-
-
-class NoFaceError(ValueError):
-    """A photograph has no mask, since no face was found in it."""
 
 
 def predict_files(
@@ -63,28 +73,30 @@ def predict_files(
     stems: Mapping[Path, Path],
     writers: dict[str, Writer],
     num_workers: int,
-) -> Iterator[ValueError | None]:
-    """Writes the files of every picture; yields, per picture, its error or None.
+) -> Iterator[ValueError | str]:
+    """Writes the files of every picture; yields, per picture, its error or what is in doubt.
 
     Errors are yielded at once and may overtake pictures that are still in a batch.
     """
     faults: deque[ValueError] = deque()
 
     def good() -> Iterator[Picture]:
-        for _, picture in read_ahead(parser.prepare, stems, num_workers):
+        for path, picture in read_ahead(parser.prepare, stems, num_workers):
             if isinstance(picture, ValueError):
-                faults.append(picture)
+                is_known = path.suffix.lower() in IMAGE_SUFFIXES
+                clips = "" if is_known else f"; clips end in {', '.join(SUFFIXES)}"
+                faults.append(ValueError(f"{picture}{clips}"))
             else:
                 yield picture
 
-    def write(parsing: Parsing) -> None:
+    def write(parsing: Parsing) -> str:
         stem = stems[Path(parsing.source)]
-        faceless = isinstance(parsing, Photograph) and not parsing.faces
         for ending, writer in writers.items():
-            if ending == DESCRIPTION or not faceless:
+            if ending == DESCRIPTION or not parsing.is_faceless:
                 writer(stem.with_name(f"{stem.name}{ending}"), parsing)
-        if faceless:
+        if parsing.is_faceless:
             raise NoFaceError(f"no face is found in {parsing.source}: it gets no mask")
+        return parsing.doubt and f"{parsing.source}: {NOT_FILLED} ({parsing.doubt}); {FACES}"
 
     for _, fault in read_ahead(write, parser.parse(good()), num_workers):
         while faults:
@@ -96,36 +108,56 @@ def predict_files(
 def write_masks(
     parser: Parser, stems: Mapping[Path, Path], writers: dict[str, Writer], num_workers: int
 ) -> tuple[int, int]:
-    """`predict_files` with a progress bar and a line for each picture without a mask.
+    """`predict_files` with a progress bar and a line for each picture without a mask, or in doubt.
 
     Returns how many could not be read, and in how many no face was found.
     """
     written = predict_files(parser, stems, writers, num_workers)
     bad = faceless = 0
     for fault in cli.track(written, len(stems), "predicting", first=cli.COMPILING):
-        if fault is not None:
-            faceless += isinstance(fault, NoFaceError)
-            bad += not isinstance(fault, NoFaceError)
+        faceless += isinstance(fault, NoFaceError)
+        bad += isinstance(fault, ValueError) and not isinstance(fault, NoFaceError)
+        if fault:
             print(fault, file=sys.stderr)
     return bad, faceless
 
 
-def write_clips(stems: Mapping[Path, Path], start: Callable[[Clip, Path], Iterator[None]]) -> int:
-    """Writes the files of every clip, frame by frame as `start` does; returns how many are bad."""
-    bad = 0
+def write_clips(
+    stems: Mapping[Path, Path], start: Callable[[Clip, Path], Iterator[Parsing]]
+) -> tuple[int, int]:
+    """Writes the files of every clip, frame by frame as `start` does.
+
+    Returns how many could not be read, and in how many no face was found.
+    """
+    bad = faceless = 0
     for path, stem in stems.items():
         try:
             clip, begun = Clip(path), monotonic()
-            steps = cli.track(start(clip, stem), clip.expected, path.name, first=cli.COMPILING)
-            frames = sum(1 for _ in steps)
+            parsings = cli.track(start(clip, stem), clip.expected, path.name, first=cli.COMPILING)
+            frames = [(parsing.is_faceless, parsing.doubt) for parsing in parsings]
         except ValueError as error:
-            bad += 1
+            faceless += isinstance(error, NoFaceError)
+            bad += not isinstance(error, NoFaceError)
             print(error, file=sys.stderr)
             continue
-        rate = frames / (monotonic() - begun)
-        count = cli.counted(frames, "frame")
-        print(f"{path}: {count} at {float(clip.rate):.2f} a second, parsed {rate:.1f}")
-    return bad
+        line = f"{path}: {cli.counted(len(frames), 'frame')} at {float(clip.rate):.2f} a second, "
+        line += f"parsed {len(frames) / (monotonic() - begun):.1f}"
+        without = sum(is_faceless for is_faceless, _ in frames)
+        print(line + (f", no face found in {without}" if without else ""))
+        for line in clip_lines(clip, [doubt for _, doubt in frames]):
+            print(line, file=sys.stderr)
+    return bad, faceless
+
+
+def clip_lines(clip: Clip, doubts: Sequence[str]) -> Iterator[str]:
+    """What a user should know of a clip; `doubts` are those of its frames."""
+    doubtful = [doubt for doubt in doubts if doubt]
+    if 2 * len(doubtful) > len(doubts):
+        frames = cli.counted(len(doubtful), "frame")
+        yield f"{clip.path}: in {frames} {NOT_FILLED} ({doubtful[0]}); {FACES}"
+    if clip.is_hdr:
+        words = "ffmpeg", "-i", str(clip.path), "-vf", TONE_MAPPING, f"{clip.path.stem}_sdr.mp4"
+        yield f"{clip.path} is HDR, which networks see pale; convert it: {shlex.join(words)}"
 
 
 def set_size_limit(megapixels: float) -> None:
@@ -133,21 +165,6 @@ def set_size_limit(megapixels: float) -> None:
     if not 0 < megapixels < inf:
         raise ValueError(f"--size-limit is {megapixels}; give megapixels above 0")
     Image.MAX_IMAGE_PIXELS = int(megapixels * 1e6 / 2)  # Pillow refuses twice as many
-
-
-def require_clip_flags(
-    clips: Sequence[Path], frames: bool, smooth: float, logits: bool, submission: Path | None
-) -> None:
-    """Raises ValueError if the flags do not fit clips, or there are none."""
-    if not 0 <= smooth < 1:
-        raise ValueError(f"--smooth is {smooth}; give a share from 0 to below 1")
-    if not clips and (frames or smooth):
-        raise ValueError(f"--frames and --smooth are of clips ({', '.join(SUFFIXES)}); give one")
-    if clips and (logits or submission):
-        flag = "--logits without --frames" if logits else "--submission"
-        raise ValueError(f"{flag} is of pictures, not of the clip {clips[0]}; leave it out")
-    if clips:
-        library()
 
 
 def others_of(paths: Sequence[Path], output: Path, recursive: bool) -> list[Path]:
@@ -172,6 +189,7 @@ def predict(
     output: Path | None = None,
     exp: str | None = None,
     overlay: bool = False,
+    opacity: float = OPACITY,
     logits: bool = False,
     faces: bool = False,
     each_face: bool = False,
@@ -202,6 +220,8 @@ def predict(
         output: Folder to write to; not needed with --submission.
         exp: Experiment whose settings replace those stored with the weights.
         overlay: Also write STEM_overlay.png, the picture blended with its mask, with a legend.
+        opacity: By how much the mask's colours hide the picture there, from 0 (contours alone) to
+            1.
         logits: Also write STEM.npy, float32 [h, w, C] at the network's resolution, of its classes.
         faces: The pictures are whole photographs: find their faces, mask each, put the masks back,
             and write STEM.json with boxes, points and scores.
@@ -241,24 +261,29 @@ def predict(
     if size_limit is not None:
         set_size_limit(size_limit)
     regions = tuple(map(parse_region, region))
+    if not 0 <= opacity <= 1 or (opacity != OPACITY and not overlay):
+        raise ValueError(f"--opacity is {opacity}; give 0 to 1, beside --overlay")
     if not regions and (cutout or edge != PLAIN):
         raise ValueError("--hard, --grow, --feather and --cutout are of regions; give --region")
     places = find_tree(input, output) if recursive else dict.fromkeys(find_images(input), Path())
     if not places:
         raise ValueError("nothing is given; give pictures, folders of pictures, or clips")
-    clips = [path for path in places if path.suffix.lower() in SUFFIXES]
-    require_clip_flags(clips, frames, smooth, logits and not frames, submission)
+    clips = [path for path in places if path in input and is_clip(path)]  # not those in folders
+    flags = {"logits": logits, "each-face": each_face}
+    require_clip_flags(clips, frames, smooth, submission, **flags)
     if output:
         require_writable_folder(output)
     if submission:
         require_output(submission, "--submission")
         require_sizes(list(places))
     renders = region_renders(regions, edge, cutout)
-    writers = make_writers(overlay, logits, renders, faces, each_face)
-    tracks = make_tracks(overlay, renders)
+    visible = opacity if overlay else None
+    writers = make_writers(visible, logits, renders, faces, each_face)
+    tracks = make_tracks(visible, renders)
     with nullcontext(output) if output else TemporaryDirectory() as folder:
         stems = {path: Path(folder) / place / path.stem for path, place in places.items()}
-        files = files_of(stems, writers) | files_of({c: stems[c] for c in clips}, tracks)
+        endings = [*tracks, DESCRIPTION] if faces else tracks
+        files = files_of(stems, writers) | files_of({c: stems[c] for c in clips}, endings)
         if frames:
             files |= {clip: [stems[clip]] for clip in clips}
         require_free(files)
@@ -283,11 +308,14 @@ def predict(
             )
             if pictures:
                 bad, faceless = write_masks(parser, pictures, writers, num_workers)
-            bad += write_clips({path: stems[path] for path in left if path in clips}, start)
+            of_clips = write_clips({path: stems[path] for path in left if path in clips}, start)
+            bad, faceless = bad + of_clips[0], faceless + of_clips[1]
         if output:
             print(summary(output, len(files), len(files) - len(left), bad, faceless))
             if others := others_of(input, output, recursive):
-                print(f"not taken for pictures: {len(others)} ({listed(others)})")
+                clipped = any(path.suffix.lower() in SUFFIXES for path in others)
+                named = "; name clips one by one" if clipped else ""
+                print(f"not taken for pictures: {len(others)} ({listed(others)}){named}")
         if submission:
             for warning in write_submission(Path(folder), list(places), submission, format):
                 print("warning:", warning, file=sys.stderr)

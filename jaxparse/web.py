@@ -91,9 +91,8 @@ def see(parser: Parser, path: Path) -> Seen:
 def draw(seen: Seen, parts: Sequence[str]) -> np.ndarray:
     """The small picture, the parts blended with their colours: uint8 [h, w, 3]."""
     classes = seen.parsing.classes
-    chosen = np.isin(seen.small_mask, [classes.index(part) for part in parts])
-    blended = blend(seen.small, seen.small_mask, classes)
-    return np.where(chosen[..., None], blended, seen.small)
+    shown = np.isin(np.arange(256), [classes.index(part) for part in parts])
+    return blend(seen.small, seen.small_mask, classes, shown=shown)
 
 
 def write(kind: str, seen: Seen, parts: Sequence[str], folder: str) -> Path:
@@ -145,6 +144,9 @@ def build(
         ticked = [name for _, name in found if classes.index(name) != classes.background]
         boxes = gr.CheckboxGroup(found, value=ticked, visible=True)
         problem = "" if ticked else "**no face is found: is it small, or turned?**"
+        if doubt := seen.parsing.doubt:
+            way = "tick the box" if can_find_faces() else 'run: pip install "jaxparse[faces]"'
+            problem = f"**no face fills this photograph ({doubt}); to find those in it {way}**"
         return seen, boxes, draw(seen, ticked), swatches(seen), problem
 
     with gr.Blocks(analytics_enabled=False, title="jaxparse", fill_width=True) as page:

@@ -7,16 +7,18 @@ import pytest
 from PIL import Image
 
 from jaxparse import cli, predict
-from jaxparse.classes import CELEBAMASK, load_classes
+from jaxparse.classes import CELEBAMASK, Classes, load_classes
 from jaxparse.data.masks import read_label
+from jaxparse.parsing import results
 from jaxparse.parsing.outputs import files_of, require_free
 from jaxparse.parsing.overlay import blend
 from jaxparse.parsing.parser import Parser, TestTime
 from jaxparse.parsing.regions import grow
+from jaxparse.parsing.video import Clip
 from jaxparse.scoring.submissions import inspect_submission
-from tests.clips import TIMES, require_av, write_clip
+from tests.clips import TIMES, read_clip, require_av, write_clip
 from tests.conftest import Nano
-from tests.parsed import draw, require_highest, resized, share_program
+from tests.parsed import draw, face, require_highest, resized, share_program
 from tests.refusal import refuses
 
 
@@ -87,8 +89,10 @@ def test_bad_files_are_reported_and_skipped(
     assert sorted(path.name for path in output.iterdir()) == ["0.png", "2.png", "3.png", "4.png"]
     printed = capsys.readouterr()
     lines = [line for line in printed.err.splitlines() if str(folder) in line]
-    assert len(lines) == 2
-    assert str(folder / "1.png") in lines[0] and str(folder / "6.jpg") in lines[1]
+    doubts = [line for line in lines if "--faces" in line]  # an untrained network's masks
+    bad = [line for line in lines if line not in doubts]
+    assert len(bad) == 2 and len(doubts) <= 4
+    assert str(folder / "1.png") in bad[0] and str(folder / "6.jpg") in bad[1]
     assert printed.out.strip() == f"4 masks in {output}, 2 of 6 skipped"
 
 
@@ -167,6 +171,8 @@ def test_no_input_is_one_line(
         (["--output", "o", "--size-limit", "nan"], ["--size-limit", "nan"]),
         (["--output", "o", "--hard"], ["--hard", "--region"]),
         (["--output", "o", "--cutout"], ["--cutout", "--region"]),
+        (["--overlay", "--opacity", "1.5"], ["--opacity", "1.5", "0 to 1"]),
+        (["--opacity", "0.5"], ["--opacity", "--overlay"]),
         (["--output", "o", "--region", "beard"], ["beard", "background, skin"]),
         (["--output", "o", "--region", "hair", "--region", "skin=hair"], ["--region", "hair"]),
         (["--output", "o", "--smooth", "0.5"], ["--smooth", ".mp4"]),
@@ -303,3 +309,73 @@ def test_clips_and_pictures_together(
         assert command("--input", clip, "--output", output, *flags) == 1
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and all(str(word) in error for word in words)
+
+
+def test_animated_pictures_are_clips_and_other_files_are_named(
+    command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    require_av()
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    frames = [Image.fromarray(face(index, (48, 64))) for index in range(3)]
+    for name in ("moving.gif", "moved.png", "still.webp"):
+        frames[0].save(folder / name, save_all=True, append_images=frames[1:], lossless=True)
+    paths = [folder / name for name in ("moving.gif", "moved.png", "still.webp")]
+    assert command("--input", *paths, "--output", output, "--overlay", "--opacity", 1) == 0
+    said = capsys.readouterr()
+    assert f"{paths[0]}: 3 frames" in said.out and f"{paths[1]}: 3 frames" in said.out
+    for name in ("moving", "moved"):
+        masks, _ = read_clip(output / f"{name}.mov", "pal8")
+        assert len(masks) == 3
+    overlay = np.asarray(Image.open(output / "still_overlay.png"))[:48, :64]
+    mask = np.asarray(Image.open(output / "still.png"))
+    assert mask.shape == (48, 64)
+    np.testing.assert_array_equal(overlay, blend(overlay, mask, CELEBAMASK, 1))
+    write_clip(folder / "clip.mkv", times=(0,))
+    (folder / "clip.xyz").write_bytes((folder / "clip.mkv").read_bytes())
+    for path in paths[1:]:
+        path.unlink()
+    assert command("--input", folder, folder / "clip.xyz", "--output", tmp_path / "other") == 1
+    said = capsys.readouterr()
+    assert "clips one by one" in said.out and "clip.mkv" in said.out
+    assert (tmp_path / "other" / "moving.png").is_file()  # in a folder it is a picture
+    [line] = [
+        line for line in said.err.splitlines() if "clip.xyz" in line and "--faces" not in line
+    ]
+    assert "HEIC" in line and ".mkv" in line and ".3gp" in line
+
+
+def test_pictures_that_no_face_fills_are_named(
+    command: Callable[..., int],
+    nano: Nano,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def doubt(mask: np.ndarray, classes: Classes) -> str:
+        assert classes == CELEBAMASK
+        return "it has no nose" if mask.shape == (50, 70) else ""
+
+    monkeypatch.setattr(results, "doubt", doubt)
+    path = draw(tmp_path / "in" / "photo.png", 0, (50, 70))
+    draw(tmp_path / "in" / "face.png", 1, (64, 64))
+    assert command("--input", path.parent, "--output", tmp_path / "out") == 0
+    said = capsys.readouterr()
+    [line] = [line for line in said.err.splitlines() if str(path.parent) in line]
+    assert all(word in line for word in (str(path), "no nose", "--faces"))
+    assert f"2 masks in {tmp_path / 'out'}\n" in said.out
+    parser = Parser(nano.config, nano.params, nano.batch_stats)
+    assert parser(path).doubt == "it has no nose"
+    assert parser(path.with_name("face.png")).doubt == ""
+
+
+def test_what_is_said_of_clips(tmp_path: Path) -> None:
+    require_av()
+    clip = Clip(write_clip(tmp_path / "a clip.mp4", times=(0,), color_trc=16, colorspace=9))
+    list(clip.frames())
+    doubt, hdr = predict.clip_lines(clip, ["", "it has no nose", "it has no eyes"])
+    assert all(word in doubt for word in (str(clip.path), "2 frames", "no nose", "--faces"))
+    assert f"-i '{clip.path}'" in hdr and "tonemap" in hdr
+    clip = Clip(write_clip(tmp_path / "clip.mp4", times=(0,)))
+    list(clip.frames())
+    assert list(predict.clip_lines(clip, ["", "it has no nose"])) == []

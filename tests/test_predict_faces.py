@@ -12,8 +12,9 @@ from jaxparse.data.images import read_header
 from jaxparse.data.masks import read_label, write_mask
 from jaxparse.parsing import parser
 from jaxparse.parsing.parser import Parser
+from tests.clips import read_clip, require_av, write_clip
 from tests.conftest import Nano
-from tests.parsed import draw, share_program
+from tests.parsed import draw, face, share_program
 from tests.parsing.test_photographs import detect
 
 
@@ -68,9 +69,9 @@ def test_files_of_photographs(
         described = json.loads((output / f"{path.stem}.json").read_text())
         assert described == result.describe()
     np.testing.assert_array_equal(read_label(output / "two.png", classes), results[0].mask)
-    for index, face in enumerate(results[0].each_face()):
+    for index, result in enumerate(results[0].each_face()):
         mask = read_label(output / "two_faces" / f"{index}.png", classes)
-        np.testing.assert_array_equal(mask, face.mask)
+        np.testing.assert_array_equal(mask, result.mask)
         assert read_header(output / "two_faces" / f"{index}.jpg").size == (64, 64)
 
 
@@ -94,3 +95,44 @@ def test_what_is_of_whole_pictures_is_refused(
     assert command("--input", tmp_path, "--output", tmp_path / "out", "--faces", *flags) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and flags[0] in error and "--faces" in error
+
+
+def blinking(index: int, size: tuple[int, int]) -> np.ndarray:
+    """A face in every other frame."""
+    return face(index, size) if index % 2 else np.zeros((*size, 3), np.uint8)
+
+
+def test_frames_without_a_face_are_counted(
+    command: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    require_av()
+    monkeypatch.setattr(
+        parser, "load_detector", lambda: lambda x: detect(x) if x.max() > 99 else []
+    )
+    times = (0, 512, 1024, 2000, 2512)
+    clip = write_clip(tmp_path / "clip.mp4", (150, 200), times, picture=blinking)
+    black = write_clip(tmp_path / "black.mp4", (150, 200), times[:1], picture=blinking)
+    output = tmp_path / "out"
+    assert command("--input", clip, black, "--output", output, "--faces") == 0
+    said = capsys.readouterr()
+    assert f"{clip}: 5 frames" in said.out and "no face found in 3\n" in said.out
+    assert f"1 masks in {output}, no face found in 1 of 2" in said.out
+    assert any(str(black) in line and "no face" in line for line in said.err.splitlines())
+    assert {path.name for path in output.iterdir()} == {"clip.mov", "clip.json"}
+    frames = json.loads((output / "clip.json").read_text())["frames"]
+    assert [round(frame["time"] * 12800) for frame in frames] == list(times)
+    assert [len(frame["faces"]) for frame in frames] == [0, 2, 0, 2, 0]
+    masks, _ = read_clip(output / "clip.mov", "pal8")
+    for mask, frame in zip(masks, frames, strict=True):
+        assert (mask.max() > 0) == bool(frame["faces"])
+    assert command("--input", black, "--output", output, "--faces") == 1
+    capsys.readouterr()
+    assert command("--input", clip, "--output", output, "--each-face") == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert all(word in error for word in ("--each-face", str(clip), "--frames"))
+    assert command("--input", clip, "--output", output, "--each-face", "--frames") == 0
+    assert (output / "clip" / "000001_faces" / "1.jpg").is_file()

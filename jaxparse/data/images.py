@@ -1,9 +1,11 @@
 """Pictures on disk: read from any common format, upright and in RGB."""
 
 import io
+import logging
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -23,8 +25,9 @@ READ_ERRORS += (Image.DecompressionBombError, RuntimeError)  # RuntimeError: lib
 PICTURE_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF")
 MASK_FORMATS = ("PNG", "BMP", "TIFF")
 JPEG_START = b"\xff\xd8\xff"
-# What follows the first 4 bytes: ISO/IEC 23008-12, the brands of pictures in HEVC.
-HEIF_STARTS = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"mif1"))
+# What follows the first 4 bytes: ISO/IEC 23008-12, the brands of pictures and bursts in HEVC.
+HEIF_BRANDS = b"heic heix heim heis hevc hevx hevm hevs mif1 msf1"
+HEIF_STARTS = tuple(b"ftyp" + brand for brand in HEIF_BRANDS.split())
 
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
@@ -52,7 +55,30 @@ def open_picture(
     data = path.read_bytes()
     if data.startswith(PNG_SIGNATURE):
         check_png(data)
-    return _identify(io.BytesIO(data), formats)
+    picture = _identify(io.BytesIO(data), formats)
+    if picture.format != "MPO" and (frames := _frames(picture)) > 1:  # MPO: for 3D, or HDR
+        _warn_of_frames(path, frames)
+    return picture
+
+
+def _frames(picture: Image.Image) -> int:
+    """How many frames or pages there are, up to a damaged one."""
+    with suppress(*READ_ERRORS):
+        return getattr(picture, "n_frames", 1)
+    return 1
+
+
+@cache
+def _warn_of_frames(path: Path, frames: int) -> None:
+    """Once for each file."""
+    logging.getLogger(__name__).warning("%s has %d frames, of which one is read", path, frames)
+
+
+def is_animated(path: Path) -> bool:
+    """Whether the file is a picture of several frames."""
+    with suppress(*READ_ERRORS), _identify(path, PICTURE_FORMATS) as picture:
+        return _frames(picture) > 1
+    return False
 
 
 def _identify(source: Path | io.BytesIO, formats: tuple[str, ...]) -> Image.Image:
@@ -70,7 +96,8 @@ def _identify(source: Path | io.BytesIO, formats: tuple[str, ...]) -> Image.Imag
             fix = "is a JPEG, whose compression changes classes: get the lossless mask"
         else:
             fix = "is not a picture: convert or remove it"
-        raise PictureError(f"{fix} ({', '.join(formats)})") from error
+        known = formats if formats == MASK_FORMATS else (*PICTURE_FORMATS, "HEIC")
+        raise PictureError(f"{fix} ({', '.join(known)})") from error
     except Image.DecompressionBombError as error:
         raise PictureError(
             f"has more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.3g} megapixels: shrink it, or for "

@@ -34,9 +34,9 @@ def mask_pixels(parsing: Parsing) -> tuple[np.ndarray, np.ndarray]:
     return parsing.mask, palette
 
 
-def blended_pixels(parsing: Parsing) -> np.ndarray:
+def blended_pixels(parsing: Parsing, opacity: float) -> np.ndarray:
     """The picture blended with the mask's colours; no legend, which would change its size."""
-    return blend(np.asarray(as_picture(parsing.source)), parsing.mask, parsing.classes)
+    return blend(np.asarray(as_picture(parsing.source)), parsing.mask, parsing.classes, opacity)
 
 
 def region_pixels(parsing: Parsing, region: Region, edge: Edge) -> np.ndarray:
@@ -69,9 +69,9 @@ def write_png(path: Path, parsing: Parsing, render: Render) -> None:
         Image.fromarray(render(parsing)).save(temporary)
 
 
-def write_overlay(path: Path, parsing: Parsing) -> None:
+def write_overlay(path: Path, parsing: Parsing, opacity: float) -> None:
     """Writes the blended picture; re-reads the picture, so that it need not stay in memory."""
-    write_image(path, np.asarray(parsing.overlay()))
+    write_image(path, np.asarray(parsing.overlay(opacity)))
 
 
 def write_logits(path: Path, parsing: Parsing) -> None:
@@ -101,12 +101,15 @@ def write_each_face(folder: Path, photograph: Photograph) -> None:
 
 
 def make_writers(
-    overlay: bool, logits: bool, renders: Renders, faces: bool, each_face: bool
+    opacity: float | None, logits: bool, renders: Renders, faces: bool, each_face: bool
 ) -> dict[str, Writer]:
-    """The files written for STEM.jpg: what follows STEM in the name -> its writer."""
+    """The files written for STEM.jpg: what follows STEM in the name -> its writer.
+
+    An overlay among them, unless `opacity` is None.
+    """
     writers: dict[str, Writer] = {".png": lambda path, parsing: parsing.save(path)}
-    if overlay:
-        writers["_overlay.png"] = write_overlay
+    if opacity is not None:
+        writers["_overlay.png"] = partial(write_overlay, opacity=opacity)
     if logits:
         writers[".npy"] = write_logits
     if faces:
@@ -118,11 +121,11 @@ def make_writers(
     return writers
 
 
-def make_tracks(overlay: bool, renders: Renders) -> Tracks:
-    """The files that are written for a clip."""
+def make_tracks(opacity: float | None, renders: Renders) -> Tracks:
+    """The files that are written for a clip; an overlay among them, unless `opacity` is None."""
     tracks: dict[str, tuple[Kind, Callable[[Parsing], Pixels]]] = {MASK.suffix: (MASK, mask_pixels)}
-    if overlay:
-        tracks[f"_overlay{H264.suffix}"] = H264, blended_pixels
+    if opacity is not None:
+        tracks[f"_overlay{H264.suffix}"] = H264, partial(blended_pixels, opacity=opacity)
     return tracks | {f"{end}{kind.suffix}": (kind, pix) for end, (kind, pix) in renders.items()}
 
 
@@ -138,7 +141,7 @@ def files_of(stems: Mapping[Path, Path], endings: Iterable[str]) -> dict[Path, l
 def all_written(files: Sequence[Path]) -> bool:
     """Whether all are there; of a photograph without a face that is its description."""
     descriptions = [file for file in files if file.suffix == DESCRIPTION and file.is_file()]
-    faceless = any(not read_json(file).get("faces") for file in descriptions)
+    faceless = any(read_json(file).get("faces") == [] for file in descriptions)
     return faceless or all(file.exists() for file in files)
 
 

@@ -8,21 +8,67 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from jaxparse.classes import IGNORE_LABEL, Classes
 
 WHITE = 255
+OPACITY = 0.4  # of the colours on a picture
+UNPAINTED = {"background", "bg", "other", "others", "rest", "void", "unlabeled", "unlabelled"}
+CONTOUR = 400  # the shorter side of a picture whose contours are a pixel wide
 ERROR = (255, 64, 160)  # a pink that no class has and that stands out from dark grey
 LEGEND_LINES = 20  # that fit beside the picture: room for all classes of celebamask
 MIN_LINE = 18  # pixels; smaller text cannot be read
 
 
+def palette(classes: Classes) -> np.ndarray:
+    """The colour of every value of a mask, uint8 [256, 3]; white for 255, the ignored pixels."""
+    colours = np.full((IGNORE_LABEL + 1, 3), WHITE, np.uint8)
+    colours[: len(classes)] = classes.palette
+    return colours
+
+
 def colourise(label: np.ndarray, classes: Classes) -> np.ndarray:
     """A mask uint8 [H, W] -> its colours, uint8 [H, W, 3]; ignored pixels are white."""
-    palette = np.full((IGNORE_LABEL + 1, 3), WHITE, np.uint8)
-    palette[: len(classes)] = classes.palette
-    return palette[label]
+    return palette(classes)[label]
 
 
-def blend(image: np.ndarray, label: np.ndarray, classes: Classes) -> np.ndarray:
-    """The mean of picture uint8 [H, W, 3] and the colours of its mask [H, W], rounded down."""
-    return ((image.astype(np.uint16) + colourise(label, classes)) // 2).astype(np.uint8)
+def painted(classes: Classes) -> np.ndarray:
+    """Which values of a mask are painted on a picture, bool [256]: all but the background."""
+    values = np.ones(IGNORE_LABEL + 1, bool)
+    values[: len(classes)] = [name.lower() not in UNPAINTED for name in classes.names]
+    return values
+
+
+def blend(
+    image: np.ndarray,
+    label: np.ndarray,
+    classes: Classes,
+    opacity: float = OPACITY,
+    shown: np.ndarray | None = None,
+) -> np.ndarray:
+    """The picture uint8 [H, W, 3] under the colours of its mask [H, W], and white contours.
+
+    The colours hide the picture by `opacity`, 0..1. Where the mask's value is not `shown`, bool
+    [256], by default where it is background, the picture stays as it is.
+    """
+    shown = painted(classes) if shown is None else shown
+    picture, colours = Image.fromarray(image), Image.fromarray(label)
+    where = colours.point((WHITE * shown).tolist())
+    colours.putpalette(palette(classes).tobytes())
+    picture.paste(Image.blend(picture, colours.convert("RGB"), opacity), mask=where)
+    blended = np.array(picture)
+    blended[_contours(label, shown[label])] = WHITE
+    return blended
+
+
+def _contours(label: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """Where lines between classes are, bool [H, W]: on shown pixels, so that none is hidden."""
+    width = max(1, round(min(label.shape) / CONTOUR))
+    lines = np.zeros(label.shape, bool)
+    for axis in (0, 1):
+        first, second = (slice(None, -width), slice(width, None))
+        if axis:
+            first, second = (slice(None), first), (slice(None), second)
+        differ = label[first] != label[second]
+        lines[first] |= differ
+        lines[second] |= differ & ~shown[first]
+    return lines & shown
 
 
 def mark_errors(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
@@ -65,12 +111,15 @@ def beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.concatenate(padded, axis=1)
 
 
-def overlay(image: np.ndarray, label: np.ndarray, classes: Classes) -> np.ndarray:
+def overlay(
+    image: np.ndarray, label: np.ndarray, classes: Classes, opacity: float = OPACITY
+) -> np.ndarray:
     """Picture uint8 [H, W, 3] blended with its mask [H, W], and a legend on its right.
 
-    The legend lists the classes that occur. The picture keeps its size and is at the top left.
+    The legend lists the classes that occur and are painted. The picture keeps its size, top left.
     """
-    return beside(blend(image, label, classes), legend(occurring([label]), len(image), classes))
+    listed = [index for index in occurring([label]) if painted(classes)[index]]
+    return beside(blend(image, label, classes, opacity), legend(listed, len(image), classes))
 
 
 def occurring(labels: Iterable[np.ndarray]) -> list[int]:

@@ -14,13 +14,18 @@ from jaxparse.data.images import as_picture
 from jaxparse.data.masks import write_mask
 from jaxparse.parsing import regions
 from jaxparse.parsing.alignment import align
+from jaxparse.parsing.doubts import doubt
 from jaxparse.parsing.faces import Face, describe
-from jaxparse.parsing.overlay import overlay
+from jaxparse.parsing.overlay import OPACITY, overlay
 from jaxparse.parsing.placed import Placed, assemble_placed
 from jaxparse.parsing.tiles import Level, assemble, tile_classes, tile_confidence, tile_probability
 
 # Arrays are uint8 [H, W, 3] RGB or [H, W].
 PictureLike: TypeAlias = str | Path | Image.Image | np.ndarray
+
+
+class NoFaceError(ValueError):
+    """A photograph or clip has no mask, since no face was found in it."""
 
 
 class Picture(NamedTuple):
@@ -48,6 +53,8 @@ class Parsing:
         self.size = picture.size
         self.network, self.classes = network, classes
 
+    is_faceless = False  # faces were looked for, and there is none
+
     @cached_property
     def mask(self) -> np.ndarray:
         """uint8 [H, W] of `classes`, at the picture's own size."""
@@ -62,6 +69,11 @@ class Parsing:
     @property
     def _tables(self) -> dict[str, Classes]:
         return {"network": self.network, "classes": self.classes}
+
+    @cached_property
+    def doubt(self) -> str:
+        """Why this cannot be a face that fills its picture, such as "it has no nose"; else ""."""
+        return doubt(self.mask, self.classes)
 
     def probability(self, name: str) -> np.ndarray:
         """float32 [H, W], 0..1: the probability of one class, by its name."""
@@ -107,10 +119,10 @@ class Parsing:
             if number
         }
 
-    def overlay(self) -> Image.Image:
-        """The picture blended with the mask's colours, with a legend on its right."""
+    def overlay(self, opacity: float = OPACITY) -> Image.Image:
+        """The picture under the mask's colours, which hide it by `opacity`, 0..1, and a legend."""
         picture = np.asarray(as_picture(self.source))
-        return Image.fromarray(overlay(picture, self.mask, self.classes))
+        return Image.fromarray(overlay(picture, self.mask, self.classes, opacity))
 
     def save(self, path: str | Path) -> None:
         """Writes the mask as a palette PNG of class indices."""
@@ -136,6 +148,13 @@ class Photograph(Parsing):
         self.faces = picture.faces  # the nearest first
         self.crops = picture.images  # aligned as in CelebA-HQ, each uint8 [S, S, 3]
         super().__init__(picture, levels, network, classes)
+
+    doubt = ""  # faces were looked for: they need not fill it
+
+    @property
+    def is_faceless(self) -> bool:
+        """Whether no face was found."""
+        return not self.faces
 
     def _assembled(
         self, compute: Callable[..., Array], outside: np.generic, **given: int

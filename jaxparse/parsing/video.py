@@ -1,4 +1,4 @@
-"""Clips on disk, by PyAV (the extra `video`): frames upright and in RGB with their times.
+"""Clips on disk, by PyAV (the extra `video`): frames as they are shown, in RGB, with their times.
 
 Written as PNGs in QuickTime (.mov), without loss: masks as indices with their palette, regions in
 grey, cut-outs with alpha. For eyes alone as H.264 in .mp4, which would mix classes.
@@ -13,14 +13,20 @@ from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from PIL import Image
 
-from jaxparse.data.images import unreadable
+from jaxparse.data.images import as_picture, is_animated, unreadable
 from jaxparse.files import atomic_path, unusable
 
-SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
+SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".3gp", ".3g2", ".qt", ".f4v", ".flv")
+SUFFIXES += (".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".m2v", ".vob", ".wmv", ".asf", ".ogv", ".mxf")
+ANIMATED = (".gif", ".png", ".apng")  # of the animated pictures those that FFmpeg reads
 MP4_SOUND = ("aac", "ac3", "alac", "eac3", "flac", "mp3", "opus")  # copied as it is
 MISSING_END = 0.5  # seconds of a clip's length that may have no frame, before it counts as cut off
 BT709 = 1  # H.273: the colours of high definition
+HDR = (16, 18)  # H.273: PQ and HLG
+# FFmpeg's own decoders of these leave out the transparency.
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 # In the layout of `Kind.pixels`; palettes go with their indices: (uint8 [H, W], uint8 [256, 4]).
 Pixels: TypeAlias = np.ndarray | tuple[np.ndarray, np.ndarray]
@@ -57,6 +63,12 @@ def library() -> ModuleType:
     return av
 
 
+def is_clip(path: Path) -> bool:
+    """Whether the file is one by its suffix, or an animated picture that PyAV can read."""
+    suffix = path.suffix.lower()
+    return suffix in SUFFIXES or (suffix in ANIMATED and is_animated(path))
+
+
 def _unreadable(path: Path, error: Exception, frames: int = 0) -> ValueError:
     if frames or not isinstance(error, OSError):
         where = f" after {frames} frames" if frames else ""
@@ -65,7 +77,10 @@ def _unreadable(path: Path, error: Exception, frames: int = 0) -> ValueError:
 
 
 class Clip:
-    """The first video track of a file, to be read once. Raises ValueError if it has none."""
+    """The first video track of a file, covers and thumbnails aside, to be read once.
+
+    Raises ValueError if it has none.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -75,24 +90,35 @@ class Clip:
         except av.FFmpegError as error:
             raise _unreadable(path, error) from error
         streams = self._container.streams
-        if not streams.video:
+        stills = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+        videos = [each for each in streams.video if not each.disposition & stills]
+        if not videos:
             raise _unreadable(path, ValueError("it has no video"))
-        self._stream = streams.video[0]
+        self._stream = videos[0]
         self._stream.thread_type = "AUTO"
         self.time_base: Fraction = self._stream.time_base
         self.rate: Fraction = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
         self.sound: str | None = streams.audio[0].codec_context.name if streams.audio else None
         self.pixel_aspect: Fraction = self._stream.sample_aspect_ratio or Fraction(1)
+        self.is_hdr = False  # known, as is how the pixels are turned, from the first frame on
 
     @property
     def seconds(self) -> float | None:
         """The track's length, as the file states it."""
         if self._stream.duration:
             return float(self._stream.duration * self.time_base)
-        if stated := self._stream.metadata.get("DURATION"):  # of Matroska: 00:01:02.500
+        tags = self._stream.metadata
+        if stated := tags.get("DURATION"):  # of Matroska: 00:01:02.500
             hours, minutes, seconds = stated.split(":")
-            return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+            end = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+            # FFmpeg states the time of the end, mkvmerge, which leaves that tag, the length.
+            return end if "_STATISTICS_WRITING_APP" in tags else end - float(self._start)
         return None
+
+    @property
+    def _start(self) -> Fraction:
+        """The time of the first frame in seconds, as the file states it."""
+        return (self._stream.start_time or 0) * self.time_base
 
     @property
     def expected(self) -> int | None:
@@ -104,32 +130,70 @@ class Clip:
 
         Or if its pictures change their size.
         """
-        number, time, size = 0, -1, None
+        number, time, end, size = 0, -1, 0, None
         try:
-            for frame in self._container.decode(self._stream):
+            for frame in self._decoded():
                 if frame.is_corrupt:
                     raise ValueError("damaged frame")
                 start = round(number / self.rate / self.time_base)
                 time = max(time + 1, start if frame.pts is None else frame.pts)
-                image = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+                end = max(end, time + (frame.duration or 0))
+                image = self._shown(frame, is_first=not number)
                 size = size or image.shape
                 if image.shape != size:
                     raise ValueError("the pictures change their size")
-                yield Frame(np.ascontiguousarray(image), time)
+                yield Frame(image, time)
                 number += 1
-            self._require_end(number, time)
+            self._require_end(
+                number, max(end * self.time_base, time * self.time_base + 1 / self.rate)
+            )
         except (ValueError, OSError, library().FFmpegError) as error:
             raise _unreadable(self.path, error, number) from error
         finally:
             self._container.close()
 
-    def _require_end(self, number: int, last: int) -> None:
+    def _decoded(self) -> Iterator[Any]:
+        """PyAV's frames."""
+        codec = self._stream.codec_context.name
+        if self._stream.metadata.get("alpha_mode") != "1" or codec not in ALPHA_DECODERS:
+            return self._container.decode(self._stream)
+        decoder = library().CodecContext.create(ALPHA_DECODERS[codec], "r")
+        packets = self._container.demux(self._stream)
+        return (frame for packet in packets for frame in decoder.decode(packet))
+
+    def _shown(self, frame: Any, is_first: bool) -> np.ndarray:  # noqa: ANN401
+        """uint8 [H, W, 3] as players show it, transparent parts over white."""
+        exchanged, down, across = _orientation(frame)
+        if is_first:
+            self.is_hdr = self._stream.codec_context.color_trc in HDR
+            self.pixel_aspect = 1 / self.pixel_aspect if exchanged else self.pixel_aspect
+        if frame.format.has_palette or any(each.is_alpha for each in frame.format.components):
+            image = np.asarray(as_picture(Image.fromarray(frame.to_ndarray(format="rgba"))))
+        else:
+            image = frame.to_ndarray(format="rgb24")
+        image = image.swapaxes(0, 1) if exchanged else image
+        return np.ascontiguousarray(image[::down, ::across])
+
+    def _require_end(self, number: int, end: Fraction) -> None:
         if not number:
             raise ValueError("it has no frames")
-        start = self._stream.start_time or 0
-        missing = (self.seconds or 0) - (last - start) * self.time_base - 1 / self.rate
+        missing = (self.seconds or 0) - (end - self._start)
         if missing > MISSING_END:
             raise ValueError(f"cut off, {missing:.1f} seconds before its end")
+
+
+def _orientation(frame: Any) -> tuple[bool, int, int]:  # noqa: ANN401
+    """Whether rows and columns are to be exchanged, then the steps (1, -1) down and across.
+
+    Of the display matrix, ISO/IEC 14496-12, 8.2.2: x' = a x + c y, y' = b x + d y. Angles between
+    quarter turns count as the nearest.
+    """
+    if "DISPLAYMATRIX" not in frame.side_data:
+        return False, 1, 1
+    a, b, _, c, d = np.frombuffer(frame.side_data["DISPLAYMATRIX"], np.int32)[:5].tolist()
+    exchanged = abs(b) + abs(c) > abs(a) + abs(d)
+    across, down = (c, b) if exchanged else (a, d)
+    return exchanged, -1 if down < 0 else 1, -1 if across < 0 else 1
 
 
 class _Sound:

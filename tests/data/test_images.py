@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxparse.data.images import read_header, read_image, write_image
+from jaxparse.data.images import is_animated, read_header, read_image, write_image
 from jaxparse.data.masks import read_label
 from tests.refusal import refuses
 
@@ -158,6 +158,50 @@ def test_heic_is_read_where_its_plug_in_is_installed(
     path.write_bytes(path.read_bytes()[:16] + b"x" * 100)
     with refuses(path, "is not a picture"):
         read_image(path)
+
+
+@pytest.mark.parametrize("brand", ["heic", "heix", "hevc", "hevx", "hevm", "hevs", "mif1", "msf1"])
+def test_all_brands_of_heic_are_read(brand: str, tmp_path: Path) -> None:
+    """Of single pictures, of bursts and of sequences."""
+    pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    path = tmp_path / "a.heic"
+    pillow_heif.from_pillow(Image.new("RGB", (64, 48), (200, 30, 60))).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[:8] + brand.encode() + data[12:])
+    assert read_header(path).size == (48, 64)
+    assert np.abs(np.asarray(read_image(path), int) - (200, 30, 60)).max() < 9
+
+
+def test_what_is_no_picture_names_all_formats(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_text("no picture")
+    with refuses(path, "JPEG", "PNG", "WEBP", "TIFF", "GIF", "AVIF", "HEIC"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".tif", ".avif"])
+def test_frames_that_are_not_read_are_said_once(
+    suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    frames = [Image.new("RGB", (40, 30), (40 * index, 0, 0)) for index in range(5)]
+    if suffix == ".avif" and "AVIF" not in Image.SAVE:
+        pytest.skip("this Pillow has no AVIF")
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / f"one{suffix}")
+    for name in ("a", "a", "one"):
+        assert np.asarray(read_image(tmp_path / f"{name}{suffix}")).max() < 9
+    [line] = caplog.messages
+    assert str(path) in line and "5 frames" in line
+    assert is_animated(path) and not is_animated(tmp_path / f"one{suffix}")
+
+
+def test_a_camera_s_second_picture_is_no_frame(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, picture = tmp_path / "a.jpg", Image.new("RGB", (40, 30))
+    picture.save(path, "MPO", save_all=True, append_images=[picture])
+    assert read_image(path).size == (40, 30) and not caplog.messages
 
 
 def test_heic_names_the_plug_in_that_is_missing(

@@ -27,7 +27,7 @@ def parser(nano: Nano, monkeypatch: pytest.MonkeyPatch) -> Parser:
 
 def written(parser: Parser, path: Path, stem: Path, **outputs: object) -> int:
     """The number of frames of which files were written."""
-    tracks = make_tracks(**({"overlay": False, "renders": {}} | outputs))
+    tracks = make_tracks(**({"opacity": None, "renders": {}} | outputs))
     return sum(1 for _ in write_tracks(parser, Clip(path), stem, tracks, 0, 2))
 
 
@@ -36,7 +36,7 @@ def test_the_masks_of_a_clip_are_those_of_its_frames(parser: Parser, tmp_path: P
     path = write_clip(tmp_path / "clip.mp4", sound=True)
     renders = region_renders([Region("face", ("skin", "nose"))], Edge(grow=1), cutout=True)
     stem = tmp_path / "out" / "clip"
-    assert written(parser, path, stem, overlay=True, renders=renders) == len(TIMES)
+    assert written(parser, path, stem, opacity=0.4, renders=renders) == len(TIMES)
     names = {f"clip{end}" for end in (".mov", "_overlay.mp4", "_face.mov", "_face_cutout.mov")}
     assert {file.name for file in stem.parent.iterdir()} == names
     frames, times = read_clip(path)
@@ -62,7 +62,7 @@ def test_the_overlay_keeps_the_sound(parser: Parser, tmp_path: Path) -> None:
     import av
 
     path = write_clip(tmp_path / "clip.mp4", sound=True)
-    assert written(parser, path, tmp_path / "out" / "clip", overlay=True) == len(TIMES)
+    assert written(parser, path, tmp_path / "out" / "clip", opacity=0.4) == len(TIMES)
     packets = []
     for file in (path, tmp_path / "out" / "clip_overlay.mp4"):
         with av.open(str(file)) as container:
@@ -86,7 +86,7 @@ def test_clips_are_upright(parser: Parser, tmp_path: Path) -> None:
 def test_clips_of_odd_sizes(parser: Parser, tmp_path: Path) -> None:
     require_av()
     path = write_clip(tmp_path / "clip.mov", (31, 45))
-    written(parser, path, tmp_path / "out" / "clip", overlay=True)
+    written(parser, path, tmp_path / "out" / "clip", opacity=0.4)
     masks, _ = read_clip(tmp_path / "out" / "clip.mov", "pal8")
     np.testing.assert_array_equal(masks[0], parser(face(0, (31, 45))).mask)
     blended, _ = read_clip(tmp_path / "out" / "clip_overlay.mp4")
@@ -142,7 +142,7 @@ def test_damaged_clips_leave_no_files(parser: Parser, tmp_path: Path) -> None:
     }.items():
         path = damaged(write_clip(tmp_path / name, times=range(0, 25600, 1280)), how)
         with refuses("clip", path, "copy it again or remove it"):
-            written(parser, path, out, overlay=True)
+            written(parser, path, out, opacity=0.4)
         assert not list(out.parent.iterdir()) if out.parent.exists() else True
     with refuses(tmp_path / "none.mp4"):
         Clip(tmp_path / "none.mp4")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxparse.classes import CELEBAMASK
+from jaxparse.classes import CELEBAMASK, parse_classes
 from jaxparse.parsing.overlay import (
     ERROR,
     blend,
@@ -26,12 +26,46 @@ def test_colourise_takes_the_palette_and_white_for_ignored() -> None:
     np.testing.assert_array_equal(colours[0, 19], (255, 255, 255))
 
 
-def test_blend_is_the_mean() -> None:
-    image = np.array([[(255, 255, 255), (10, 20, 31)]], np.uint8)
-    label = np.array([[1, 18]], np.uint8)  # (204, 0, 0), (0, 204, 0)
-    np.testing.assert_array_equal(
-        blend(image, label, CELEBAMASK), [[(229, 127, 127), (5, 112, 15)]]
-    )
+def test_colours_hide_the_picture_by_their_opacity() -> None:
+    image = np.full((1, 2, 3), (100, 20, 250), np.uint8)
+    label = np.ones((1, 2), np.uint8)  # (204, 0, 0)
+    for opacity, wanted in ((0, (100, 20, 250)), (0.25, (126, 15, 187)), (1, (204, 0, 0))):
+        blended = blend(image, label, CELEBAMASK, opacity)
+        assert np.abs(blended.astype(int) - wanted).max() <= 1
+    np.testing.assert_array_equal(blend(image, label, CELEBAMASK, 1), image * 0 + (204, 0, 0))
+
+
+@pytest.mark.parametrize("opacity", [0, 0.4, 1])
+def test_contours_lie_on_the_classes_and_leave_the_background(opacity: float) -> None:
+    image = np.random.default_rng(0).integers(0, 200, (40, 60, 3), np.uint8)
+    label = np.zeros((40, 60), np.uint8)
+    label[10:30, 20:40], label[15:20, 25:30] = 1, 2
+    blended = blend(image, label, CELEBAMASK, opacity)
+    np.testing.assert_array_equal(blended[label == 0], image[label == 0])
+    white = (blended == 255).all(-1)
+    skin = white[10:30, 20:40]
+    assert skin[0].all() and skin[-1].all() and skin[:, 0].all() and skin[:, -1].all()
+    assert not white[22:29, 21:39].any()  # within a class
+    for row in (15, 17, 19):  # on both sides of the nose
+        assert white[row, [24, 29]].all() and not white[row, [23, 30]].any()
+
+
+def test_contours_grow_with_the_picture() -> None:
+    label = np.zeros((1600, 1600), np.uint8)
+    label[:, 800:] = 1
+    white = (blend(np.zeros((1600, 1600, 3), np.uint8), label, CELEBAMASK) == 255).all(-1)
+    assert np.flatnonzero(white[7]).tolist() == [800, 801, 802, 803]
+
+
+@pytest.mark.parametrize("name", ["background", "Other", "bg"])
+def test_the_background_is_known_by_its_name(name: str) -> None:
+    classes = parse_classes({"names": ["hair", "skin", name]}, "own", "own.json")
+    image = np.full((4, 3, 3), 90, np.uint8)
+    label = np.repeat(np.array([[0, 1, 2]], np.uint8), 4, 0)
+    blended = blend(image, label, classes)
+    assert (blended[:, 2] == 90).all() and (blended[:, :2] != 90).any(-1).all()
+    strip = overlay(image, label, classes)[:, 3:]
+    assert not (strip == classes.palette[2]).all(-1).any()
 
 
 def test_errors_are_marked_on_the_darkened_picture() -> None:
