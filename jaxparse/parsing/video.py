@@ -19,7 +19,8 @@ from jaxparse.data.images import as_picture, is_animated, unreadable
 from jaxparse.files import atomic_path, unusable
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".3gp", ".3g2", ".qt", ".f4v", ".flv")
-SUFFIXES += (".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".m2v", ".vob", ".wmv", ".asf", ".ogv", ".mxf")
+SUFFIXES += (".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".m2v", ".vob")
+SUFFIXES += (".wmv", ".asf", ".ogv", ".mxf")
 ANIMATED = (".gif", ".png", ".apng")  # of the animated pictures those that FFmpeg reads
 MP4_SOUND = ("aac", "ac3", "alac", "eac3", "flac", "mp3", "opus")  # copied as it is
 MISSING_END = 0.5  # seconds of a clip's length that may have no frame, before it counts as cut off
