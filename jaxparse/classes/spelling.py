@@ -24,7 +24,8 @@ PARTS = {
 }
 PART_OF = {other: part for part, others in PARTS.items() for other in others.split()}
 # Names of what is no part of a face, the likeliest first.
-REST = ("background", "other", "others", "rest", "none", "nothing")
+REST = ("background", "other", "others", "rest", "none", "nothing", "void")
+REST += ("unlabeled", "unlabelled")
 # `lefteye`, `eyeright`, `leye`; not `bright`.
 GLUED = re.compile(r"^(left|right)(?=\w{3})|^([lr])(?=eye|brow|ear)|(?<=\w{3})(left|right)$")
 

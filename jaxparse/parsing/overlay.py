@@ -9,7 +9,6 @@ from jaxparse.classes import IGNORE_LABEL, Classes
 
 WHITE = 255
 OPACITY = 0.4  # of the colours on a picture
-UNPAINTED = {"background", "bg", "other", "others", "rest", "void", "unlabeled", "unlabelled"}
 CONTOUR = 400  # the shorter side of a picture whose contours are a pixel wide
 ERROR = (255, 64, 160)  # a pink that no class has and that stands out from dark grey
 LEGEND_LINES = 20  # that fit beside the picture: room for all classes of celebamask
@@ -31,7 +30,7 @@ def colourise(label: np.ndarray, classes: Classes) -> np.ndarray:
 def painted(classes: Classes) -> np.ndarray:
     """Which values of a mask are painted on a picture, bool [256]: all but the background."""
     values = np.ones(IGNORE_LABEL + 1, bool)
-    values[: len(classes)] = [name.lower() not in UNPAINTED for name in classes.names]
+    values[classes.background] = classes.background == IGNORE_LABEL
     return values
 
 
