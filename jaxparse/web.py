@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 SHOWN = 1280  # pixels of the longer side of the picture on the page; downloads have all
 LARGEST_UPLOAD = "100mb"
-POLL = 0.05  # seconds between looks for work
+POLL = 0.1  # seconds between gradio's looks for work: its own 0.001 and 0.01 keep a core busy
 SHIPPED_NAME = f"{SHIPPED.stem}, which comes with jaxparse"
 DOWNLOADS = {"mask": "Mask", "region": "Region", "cutout": "Cut-out"}  # file: its button
 ABOUT = """\
@@ -252,7 +252,7 @@ def web(weights: Positional[str | None] = None, port: int = 7860) -> None:
         os.environ["GRADIO_TEMP_DIR"] = folder
         page = build(names, load, folder)
         # Gradio looks for work every millisecond, which takes 4 to 8 % of a core; on Windows less.
-        page._queue.sleep_when_free = POLL
+        page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = POLL
         page.launch(
             server_name=HOST,
             server_port=port,
