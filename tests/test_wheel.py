@@ -94,7 +94,7 @@ print(json.dumps([
     jaxparse.__file__,
     sorted(file.name for file in files if file.name.endswith(".py")),
     resources.files("jaxparse").joinpath("py.typed").is_file(),
-    resources.files("jaxparse.weights").joinpath("tiny.safetensors").is_file(),
+    resources.files("jaxparse.weights").joinpath("lite0.safetensors").is_file(),
     metadata["License-Expression"],
     metadata.get_all("License-File"),
 ]))

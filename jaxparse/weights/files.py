@@ -26,7 +26,7 @@ BEST_WEIGHTS = "best.safetensors"
 HUB_FILE = "model.safetensors"  # on the Hugging Face hub
 # The network that comes with the package (docs/tiny.md): used where no weights are named, or by the
 # file's name without suffix.
-SHIPPED = Path(__file__).with_name("tiny.safetensors")
+SHIPPED = Path(__file__).with_name("lite0.safetensors")
 BEST_EMA_WEIGHTS = "best_ema.safetensors"
 AVERAGE_WEIGHTS = "average.safetensors"
 # The fields that decide the network's shapes.
