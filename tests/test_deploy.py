@@ -53,7 +53,7 @@ def photograph(path: Path, kind: str) -> None:
 def exported(nano: Nano, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnxruntime")
     path = tmp_path_factory.mktemp("onnx") / "swin_t.onnx"
-    export.export(nano.weights, "onnx", path)
+    export.export(nano.weights, to="onnx", output=path)
     return path
 
 
@@ -98,7 +98,7 @@ def test_onnxruntime_and_openvino(kind: str, nano: Nano, exported: Path, folder:
 
 @pytest.mark.full
 def test_jax_without_jaxparse(nano: Nano, folder: Path) -> None:
-    export.export(nano.weights, "stablehlo", Path("swin_t.zip"))
+    export.export(nano.weights, to="stablehlo", output=Path("swin_t.zip"))
     image = face(1, (64, 64))
     names = {"image": image[None]}
     exec(code("JAX without jaxparse", "python"), names)

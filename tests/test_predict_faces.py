@@ -119,7 +119,7 @@ def test_frames_without_a_face_are_counted(
     assert command("--input", clip, black, "--output", output, "--faces") == 0
     said = capsys.readouterr()
     assert f"{clip}: 5 frames" in said.out and "no face found in 3\n" in said.out
-    assert f"1 masks in {output}, no face found in 1 of 2" in said.out
+    assert f"1 mask in {output}, no face found in 1 of 2" in said.out
     assert any(str(black) in line and "no face" in line for line in said.err.splitlines())
     assert {path.name for path in output.iterdir()} == {"clip.mov", "clip.json"}
     frames = json.loads((output / "clip.json").read_text())["frames"]

@@ -35,7 +35,7 @@ def test_starts_from_the_weights_of_a_backbone_or_a_segmentor(whole: bool, tmp_p
 
 
 def test_both_heads_have_the_loss_of_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the label's size, and the auxiliary head's by its weight."""
+    """Of its own map, against the whole label, and the auxiliary head's by its weight."""
     config, shapes = replace(CONFIG, lovasz_weight=2.0, auxiliary_weight=0.25), []
 
     def two(logits: Array, label: Array, config: Config) -> Array:
@@ -54,7 +54,7 @@ def test_both_heads_have_the_loss_of_the_config(monkeypatch: pytest.MonkeyPatch)
     graphdef, *trees = split_model(config)
     trees = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), trees)
     assert [float(part) for part in parts(*trees)] == [2.5, 2.5, 2, 0.5]
-    assert shapes == [((1, 19, 64, 64), (1, 64, 64))] * 2
+    assert shapes == [((1, side, side, 19), (1, 64, 64)) for side in (16, 4)]
 
 
 def test_a_network_need_not_have_an_auxiliary_head() -> None:
