@@ -24,8 +24,8 @@ from jaxparse.files import atomic_path, brief, reason
 # their mean over the last evaluations.
 BEST_WEIGHTS = "best.safetensors"
 HUB_FILE = "model.safetensors"  # on the Hugging Face hub
-# The network that comes with the package (docs/lite0.md): used where no weights are named, or by the
-# file's name without suffix.
+# The network that comes with the package (docs/lite0.md): used where no weights are named, or by
+# the file's name without suffix.
 SHIPPED = Path(__file__).with_name("lite0.safetensors")
 BEST_EMA_WEIGHTS = "best_ema.safetensors"
 AVERAGE_WEIGHTS = "average.safetensors"
