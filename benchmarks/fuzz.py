@@ -8,6 +8,7 @@ faults; their files are kept. Case NUMBER of a kind is always the same for a see
 """
 
 import argparse
+import faulthandler
 import logging
 import multiprocessing
 import os
@@ -28,7 +29,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tests/ is not installed
 
 from jaxparse.cli import progress_bar  # noqa: E402
-from tests.fuzzing.judge import Outcome, run_cases  # noqa: E402
+from tests.fuzzing.judge import SECONDS, Outcome, run_cases  # noqa: E402
 from tests.fuzzing.kinds import KINDS, cases_of  # noqa: E402
 
 AT_ONCE = 100  # cases of a kind that a worker runs before it reports
@@ -48,6 +49,7 @@ def start_worker(log: Path) -> None:
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY,) * 2)
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), 2)
+    faulthandler.enable(2)
     logging.disable(logging.CRITICAL)
 
 
@@ -56,7 +58,13 @@ def run_batch(batch: Batch) -> list[Outcome]:
     with tempfile.TemporaryDirectory(prefix="fuzz_") as folder:
         seed = f"{batch.seed} {batch.kind}"
         cases = run_cases(KINDS[batch.kind], Path(folder).resolve(), seed, batch.numbers)
-        return [o if o.verdict == "fault" else o._replace(data=b"") for o in cases]
+        outcomes = []
+        for outcome in cases:
+            # Decoders that loop heed no signal: ends the worker, as a crash does.
+            faulthandler.dump_traceback_later(10 * SECONDS, exit=True, file=2)
+            outcomes.append(outcome if outcome.verdict == "fault" else outcome._replace(data=b""))
+        faulthandler.cancel_dump_traceback_later()
+        return outcomes
 
 
 def make_batches(counts: dict[str, int], seed: int) -> list[Batch]:

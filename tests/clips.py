@@ -38,7 +38,7 @@ def write_clip(
     import av
 
     name, layout = codec or (("png", "rgb24") if path.suffix == ".mov" else ("libx264", "yuv420p"))
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream(name, rate=25)
         stream.height, stream.width = size
         stream.pix_fmt = layout

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import pytest
 
+from tests.clips import require_av
 from tests.foreign import NEEDS_TORCH
 from tests.fuzzing import judge
 from tests.fuzzing.judge import run_cases
@@ -22,6 +23,8 @@ def test_damaged_files_are_read_as_they_were_or_refused_in_a_line(
 ) -> None:
     if kind in NEEDING_TORCH:
         pytest.importorskip("torch", reason=NEEDS_TORCH)
+    if kind == "clips":
+        require_av()
     caplog.set_level(logging.CRITICAL)  # orbax logs what it then does without
     outcomes = list(run_cases(KINDS[kind], tmp_path, f"suite {kind}", range(COUNTS[kind])))
     assert [outcome[:3] for outcome in outcomes if outcome.verdict == "fault"] == []

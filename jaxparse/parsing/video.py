@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing, contextmanager
 from fractions import Fraction
 from math import inf
 from pathlib import Path
+from re import fullmatch
 from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -87,7 +88,8 @@ class Clip:
         self.path = path
         av = library()
         try:
-            self._container = av.open(str(path))
+            # Titles need not be UTF-8: old AVIs have them in Latin-1.
+            self._container = av.open(str(path), metadata_errors="replace")
         except av.FFmpegError as error:
             raise _unreadable(path, error) from error
         streams = self._container.streams
@@ -96,10 +98,16 @@ class Clip:
         if not videos:
             raise _unreadable(path, ValueError("it has no video"))
         self._stream = videos[0]
+        if self._stream.codec_context is None:
+            raise ValueError(
+                f"clip {path} is damaged, or in a codec that PyAV cannot read: "
+                "copy it again, or convert it to H.264 in .mp4"
+            )
         self._stream.thread_type = "AUTO"
         self.time_base: Fraction = self._stream.time_base
         self.rate: Fraction = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
-        self.sound: str | None = streams.audio[0].codec_context.name if streams.audio else None
+        sounds = [each.codec_context for each in streams.audio[:1] if each.codec_context]
+        self.sound: str | None = sounds[0].name if sounds else None
         self.pixel_aspect: Fraction = self._stream.sample_aspect_ratio or Fraction(1)
         self.is_hdr = False  # known, as is how the pixels are turned, from the first frame on
 
@@ -109,9 +117,10 @@ class Clip:
         if self._stream.duration:
             return float(self._stream.duration * self.time_base)
         tags = self._stream.metadata
-        if stated := tags.get("DURATION"):  # of Matroska: 00:01:02.500
-            hours, minutes, seconds = stated.split(":")
-            end = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+        # Of Matroska: 00:01:02.500; free text in other files.
+        if stated := fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", tags.get("DURATION", "")):
+            hours, minutes, seconds = map(float, stated.groups())
+            end = 3600 * hours + 60 * minutes + seconds
             # FFmpeg states the time of the end, mkvmerge, which leaves that tag, the length.
             return end if "_STATISTICS_WRITING_APP" in tags else end - float(self._start)
         return None
@@ -202,7 +211,7 @@ class _Sound:
 
     def __init__(self, clip: Clip, container: Any) -> None:  # noqa: ANN401
         self._container = container
-        self._source = library().open(str(clip.path))
+        self._source = library().open(str(clip.path), metadata_errors="replace")
         stream = self._source.streams.audio[0]
         self._track = container.add_stream_from_template(stream)
         self._packets = (each for each in self._source.demux(stream) if each.dts is not None)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzzing import folders, lists, pictures, saved, tables
+from tests.fuzzing import clips, folders, lists, pictures, saved, tables
 from tests.fuzzing.judge import Kind
 
 NEEDING_TORCH = ("torch", "objects of torch")
@@ -13,6 +13,7 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "masks without sums": pictures.masks_without_sums,
     "masks in other palettes": tables.palettes,
     "tables of classes": tables.tables,
+    "clips": clips.clips,
     "pairs": pictures.pairs,
     "scored masks": pictures.scored_masks,
     "masks of parts": pictures.parts,

@@ -1,5 +1,6 @@
 """Clips as players show them; tests/parsing/test_clips.py has what is written of them."""
 
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 
@@ -83,24 +84,31 @@ def test_whole_clips_are_read_to_their_end(
         assert np.abs(difference).mean() < 20  # of two faces some 50
 
 
+def remuxed(path: Path, target: Path, **tags: str) -> Path:
+    """A copy of the clip, the index of an MP4 at its front."""
+    import av
+
+    options = {"movflags": "faststart"}
+    with av.open(str(path)) as source, av.open(str(target), "w", options=options) as container:
+        stream = source.streams.video[0]
+        copy = container.add_stream_from_template(stream)
+        copy.metadata.update(tags)
+        for packet in source.demux(stream):
+            if packet.dts is not None or packet.pts is not None:
+                packet.stream = copy
+                container.mux(packet)
+    return target
+
+
 @pytest.mark.parametrize(("first", "share"), [(0, 0.5), (5, 0.8)])
 @pytest.mark.parametrize("name", ["cut.mkv", "cut.mp4", "cut.webm"])
 def test_cut_clips_are_found(name: str, first: int, share: float, tmp_path: Path) -> None:
     """With the index at the front, or none, as much can be read as is there."""
     require_av()
-    import av
-
     codec = ("libvpx", "yuv420p") if name.endswith("webm") else None
     times = [first * 12800 + time for time in range(0, 5 * 12800, 2560)]
     path = write_clip(tmp_path / f"whole_{name}", times=times, codec=codec)
-    front = tmp_path / name
-    with av.open(str(path)) as source, av.open(str(front), "w", options=FRONT) as target:
-        stream = source.streams.video[0]
-        copy = target.add_stream_from_template(stream)
-        for packet in source.demux(stream):
-            if packet.dts is not None or packet.pts is not None:
-                packet.stream = copy
-                target.mux(packet)
+    front = remuxed(path, tmp_path / name)
     assert len(list(Clip(front).frames())) == len(times)
     data = front.read_bytes()
     front.write_bytes(data[: int(len(data) * share)])
@@ -108,7 +116,54 @@ def test_cut_clips_are_found(name: str, first: int, share: float, tmp_path: Path
         list(Clip(front).frames())
 
 
-FRONT = {"movflags": "faststart"}
+def replaced(path: Path, old: bytes, new: bytes) -> Path:
+    data = path.read_bytes()
+    assert old in data and len(old) == len(new)
+    path.write_bytes(data.replace(old, new))
+    return path
+
+
+def test_mkvmerge_states_a_length_not_an_end(tmp_path: Path) -> None:
+    require_av()
+    times = [5 * 12800 + time for time in range(0, 5 * 12800, 2560)]
+    path = write_clip(tmp_path / "whole.mkv", times=times)
+    for tags, stated, share, missing in (
+        ({}, b"00:00:09.840", 1, False),
+        ({"_STATISTICS_WRITING_APP": "mkvmerge"}, b"00:00:04.840", 1, False),
+        ({"_STATISTICS_WRITING_APP": "mkvmerge"}, b"00:00:04.840", 0.8, True),
+    ):
+        late = replaced(remuxed(path, tmp_path / "a.mkv", **tags), b"00:00:09.840", stated)
+        late.write_bytes(late.read_bytes()[: int(late.stat().st_size * share)])
+        clip = Clip(late)
+        assert clip.seconds == pytest.approx(4.84)
+        with refuses(late, "cut off") if missing else nullcontext():
+            assert len(list(clip.frames())) == len(times)
+
+
+def test_a_length_in_other_words_is_none(tmp_path: Path) -> None:
+    require_av()
+    path = write_clip(tmp_path / "clip.mkv", times=EVEN[:4])
+    clip = Clip(replaced(path, b"00:00:00.160", b"about a tick"))
+    assert clip.seconds is None and clip.expected is None
+    assert len(list(clip.frames())) == 4
+
+
+def test_titles_need_not_be_utf8(tmp_path: Path) -> None:
+    require_av()
+    path = write_clip(tmp_path / "clip.mp4", times=EVEN[:4])
+    stored, _ = read_clip(path)
+    clip = Clip(replaced(path, b"VideoHandler", "VidéoHandler".encode("latin-1")))
+    np.testing.assert_array_equal([frame.image for frame in clip.frames()], stored)
+
+
+def test_unknown_codecs(tmp_path: Path) -> None:
+    """Of the video a line; without its sound a clip is read."""
+    require_av()
+    path = write_clip(tmp_path / "clip.mkv", times=EVEN[:4], sound=True)
+    clip = Clip(replaced(path, b"A_AAC", b"A_ZZZ"))
+    assert clip.sound is None and len(list(clip.frames())) == 4
+    with refuses(path, "codec", "convert it"):
+        Clip(replaced(path, b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/ZZZ"))
 
 
 def transparent(index: int, size: tuple[int, int]) -> np.ndarray:
