@@ -20,7 +20,7 @@ from PIL import Image
 from jaxparse import Parser, export
 from jaxparse.data.images import read_image
 from jaxparse.exporting.check import LIMITS
-from jaxparse.weights.files import SHIPPED
+from jaxparse.weights.files import SHIPPED, network_fields
 from tests import browser
 from tests.conftest import Nano
 from tests.parsed import face, share_program
@@ -113,13 +113,14 @@ def test_tensorflow_lite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     line = [sys.executable, "-m", "jaxparse", *map(str, command)]
     plain = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}  # jax sets one
     done = subprocess.run(line, capture_output=True, text=True, check=True, env=plain)
-    assert done.stderr == "" and "[N, 256, 256, 3]" in done.stdout
-    image = face(1, (256, 256))
+    side = network_fields(SHIPPED)["image_size"]
+    assert done.stderr == "" and f"[N, {side}, {side}, 3]" in done.stdout
+    image = face(1, (side, side))
     names = {"image": image[None]}
     with warnings.catch_warnings():  # the interpreter moves to a package of its own
         warnings.simplefilter("ignore")
         exec(code("TensorFlow Lite", "python"), names)
-    assert names["side"] == 256
+    assert names["side"] == side
     np.testing.assert_array_equal(names["mask"], Parser.load()(image).mask[None])
 
 
