@@ -12,8 +12,8 @@ from jaxparse.classes import Classes
 
 PARTS = {"eyes": "eye|brow|glass", "nose": "nose", "mouth": "mouth|lip"}  # words in classes' names
 SIDE = 256  # pixels to which the shorter side is thinned out
-# Shares of the picture and of its sides. In the masks that tiny gave of 799 faces as networks expect
-# them, the smallest nose has 0.006; standard deviations are at most 0.07, mouths 0.1 below noses.
+# Shares of the picture and of its sides. In tiny's masks of 799 faces as networks expect them, the
+# smallest nose has 0.006; standard deviations are at most 0.07, mouths 0.1 below noses.
 SMALLEST_NOSE = 0.005
 WIDEST = 0.08
 EYES_TO_NOSE, NOSE_TO_MOUTH = 0.02, 0.08
